@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base measured once, then batches of trials against it; no search logic.
+
+Order in a trial (requirements R-EVA-22): teacher-forced KL on the base's own replies to the good prompts, then replies
+to the bad prompts. Many trials share each forward pass; every row stands under its own trial's hooks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from heretic.batching import AdaptiveBatch
+from heretic.decoding.protocol import Engine, Reply, Stopper
+from heretic.exceptions import BatchSizeError
+from heretic.interventions.hooks import Edits, Rows, applied
+from heretic.linalg.divergence import kl_per_position
+from heretic.scorers.kl_divergence import divergence_summary
+from heretic.model.model import Model
+from heretic.model.tokens import PromptLike
+from heretic.report import Divergence
+from heretic.scorers.degeneration import condition
+from heretic.scorers.protocol import Judgement, ReplyScorer
+
+logger = logging.getLogger("heretic.evaluator")
+T = TypeVar("T")
+CanWin = Callable[[int, int, float], bool]
+"""(position of the trial in the batch, hits so far, mean KL) -> may it still enter the front?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens: response, the length at which a reply is finally judged; check, the first look; kl, teacher-forced."""
+
+    response: int
+    check: int
+    kl: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What KL is measured against: prompt + base reply, aligned at the end.
+
+    sequences: token ids of prompt and all but the last reply token. log_probabilities: [n, T, V] float32 on the CPU,
+    the last T positions. counts: reply tokens per prompt, at most T; 0 = excluded.
+    """
+
+    sequences: Sequence[tuple[int, ...]]
+    log_probabilities: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One trial measured. status: `complete`, `rejected_by_kl`, `dominated` (hits is then a lower bound), `failed`."""
+
+    status: str
+    kl: Divergence | None
+    hits: int = 0
+    n: int = 0
+    labels: Sequence[str] = ()
+    conditions: Mapping[str, int] = field(default_factory=dict)
+    replies: Sequence[Reply] = ()
+    reason: str = ""
+
+
+class Evaluator:
+    """Measures the base and trials on one pair of prompt lists.
+
+    bad: prompts that show the behaviour (rate). good: prompts that do not (KL). width: prompts in one pass; shrinks on
+    memory errors. max_kl: a trial above it skips generation.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        engine: Engine,
+        scorer: ReplyScorer,
+        *,
+        bad: Sequence[PromptLike],
+        good: Sequence[PromptLike],
+        lengths: Lengths,
+        width: int,
+        max_kl: float = float("inf"),
+        early_exit: bool = True,
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self.scorer = scorer
+        self.lengths = lengths
+        self.max_kl = max_kl
+        self.early_exit = early_exit
+        self.bad_order, self.bad = _by_length(model.encoder.encode_all(bad))
+        self.good_order, self.good = _by_length(model.encoder.encode_all(good))
+        self.requests = [bad[number].text for number in self.bad_order]
+        self.decoding_batches = AdaptiveBatch("generation", width)
+        self.kl_batches = AdaptiveBatch("log-probabilities", width)
+        self.reference: Reference | None = None
+
+    # -- the base -------------------------------------------------------------------------------------------------
+
+    def generate(self, sequences: Sequence[tuple[int, ...]], limit: int) -> list[Reply]:
+        """Whole replies of the unedited model, no early exit."""
+
+        def batch(rows: Sequence[tuple[int, ...]]) -> list[Reply]:
+            decoding = self.engine.start(rows)
+            decoding.advance(limit)
+            return decoding.replies()
+
+        return [reply for replies in self.decoding_batches(sequences, batch) for reply in replies]
+
+    def set_reference(self) -> Reference:
+        """Base replies to the good prompts and their log-probabilities, made once."""
+        replies = self.generate(self.good, self.lengths.kl)
+        end = self.model.end_tokens[:1]
+        rows: list[tuple[int, ...]] = []
+        counts: list[int] = []
+        for prompt, reply in zip(self.good, replies, strict=True):
+            tokens = (reply.tokens + (end if reply.ended else ()))[: self.lengths.kl]
+            counts.append(len(tokens))
+            rows.append(prompt + tokens[:-1] if tokens else prompt)
+        logits = self.kl_batches(rows, lambda part: self._base_log_probabilities(part, self.lengths.kl))
+        self.reference = Reference(rows, torch.cat(logits), torch.tensor(counts))
+        return self.reference
+
+    def _base_log_probabilities(self, rows: Sequence[tuple[int, ...]], keep: int) -> Tensor:
+        return self.model.logits(self.model.batch(rows), keep).log_softmax(dim=-1).cpu()
+
+    def noise_floor(self) -> float:
+        """Mean KL of the base against itself in another batch shape (requirements R-EVA-21)."""
+        reference = self._require_reference()
+        order = list(range(0, len(reference.sequences), 2)) + list(range(1, len(reference.sequences), 2))
+        other = AdaptiveBatch("log-probabilities", max(1, self.kl_batches.width // 3))
+        parts = other(order, lambda rows: self._kl_of_rows(rows, [{}])[0])
+        return float(torch.cat(parts).mean())
+
+    def base_replies(self) -> list[Reply]:
+        """Whole base replies to the bad prompts, in evaluation order."""
+        return self.generate(self.bad, self.lengths.response)
+
+    def judge(self, replies: Sequence[Reply]) -> list[Judgement]:
+        """Judgements of finished replies to the bad prompts."""
+        return self.scorer.judge(self.requests, [reply.text for reply in replies])
+
+    # -- trials ---------------------------------------------------------------------------------------------------
+
+    def score(self, trials: Sequence[Edits], can_win: CanWin = lambda trial, hits, kl: True) -> list[Outcome]:
+        """One outcome per trial. A trial that does not fit in memory even alone comes back as `failed`."""
+        try:
+            return self._score(trials, can_win)
+        except BatchSizeError as error:
+            if len(trials) == 1:
+                return [Outcome(status="failed", kl=None, reason=error.message)]
+            logger.warning("%d trials do not fit in one pass; measuring them one by one", len(trials))
+        alone = [
+            self.score([edits], lambda _, hits, kl, number=number: can_win(number, hits, kl))  # type: ignore[misc]
+            for number, edits in enumerate(trials)
+        ]
+        return [outcomes[0] for outcomes in alone]
+
+    def _score(self, trials: Sequence[Edits], can_win: CanWin) -> list[Outcome]:
+        divergences = self.divergences(trials)
+        outcomes: list[Outcome | None] = [None] * len(trials)
+        for number, kl in enumerate(divergences):
+            if kl is None:
+                outcomes[number] = Outcome(status="failed", kl=None, reason="KL is NaN or infinite")
+            elif kl.mean > self.max_kl:
+                outcomes[number] = Outcome(status="rejected_by_kl", kl=kl)
+        running = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        if running:
+            generation = _Generation(self, trials, divergences, running, can_win)
+            for number, outcome in zip(running, generation.run(), strict=True):
+                outcomes[number] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def divergences(self, trials: Sequence[Edits]) -> list[Divergence | None]:
+        """Teacher-forced KL of each trial, None where it is not finite."""
+        reference = self._require_reference()
+        parts = self.kl_batches(
+            range(len(reference.sequences)), lambda rows: self._kl_of_rows(rows, trials)
+        )
+        per_position = torch.cat(parts, dim=1)
+        return [divergence_summary(values, reference.counts) for values in per_position]
+
+    def _kl_of_rows(self, rows: Sequence[int], trials: Sequence[Edits]) -> Tensor:
+        """KL at each teacher-forced position, [K, rows, T]; masked positions are 0."""
+        reference = self._require_reference()
+        count = len(trials)
+        assignment = torch.arange(count, device=self.model.device).repeat_interleave(len(rows))
+        batch = self.model.batch([reference.sequences[row] for row in rows] * count)
+        index = torch.tensor(list(rows))
+        base = reference.log_probabilities[index].to(self.model.device)
+        steps = base.shape[1]
+        with applied(self.model.network, trials, Rows(assignment)):
+            logits = self.model.logits(batch, steps)
+        values = torch.stack([kl_per_position(base, part) for part in logits.chunk(count)])
+        position = torch.arange(steps, device=values.device)
+        counts = reference.counts[index].to(values.device)
+        used = position[None, :] >= steps - counts[:, None]
+        return torch.where(used, values, torch.zeros_like(values)).cpu()
+
+    def _require_reference(self) -> Reference:
+        return self.reference if self.reference is not None else self.set_reference()
+
+
+class _Generation:
+    """Replies of several trials to the bad prompts, batch after batch, with rows leaving as their verdict is decided."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        trials: Sequence[Edits],
+        divergences: Sequence[Divergence | None],
+        running: Sequence[int],
+        can_win: CanWin,
+    ) -> None:
+        self.evaluator = evaluator
+        self.trials = [trials[number] for number in running]
+        self.running = running
+        self.divergences = [divergences[number] for number in running]
+        self.can_win = can_win
+        self.replies: list[list[Reply]] = [[] for _ in running]
+        self.judgements: list[list[Judgement]] = [[] for _ in running]
+        self.dominated = [False] * len(running)
+
+    def run(self) -> list[Outcome]:
+        """One outcome per running trial."""
+        total = len(self.evaluator.bad)
+        self.evaluator.decoding_batches(range(total), self._batch)
+        return [self._outcome(trial, total) for trial in range(len(self.trials))]
+
+    def _batch(self, prompts: Sequence[int]) -> None:
+        alive = [trial for trial, lost in enumerate(self.dominated) if not lost]
+        if not alive:
+            return
+        evaluator = self.evaluator
+        device = evaluator.model.device
+        assignment = torch.arange(len(alive), device=device).repeat_interleave(len(prompts))
+        rows = Rows(assignment)
+        requests = [evaluator.requests[prompt] for _ in alive for prompt in prompts]
+        stop = self._stopper(requests) if evaluator.early_exit and evaluator.scorer.monotone else None
+        sequences = [evaluator.bad[prompt] for _ in alive for prompt in prompts]
+        with applied(evaluator.model.network, [self.trials[trial] for trial in alive], rows):
+            decoding = evaluator.engine.start(sequences, stop=stop, rows=rows)
+            if stop is not None:
+                decoding.advance(evaluator.lengths.check)
+                self._drop_hopeless(alive, len(prompts), requests, decoding.replies(), decoding.leave)
+            decoding.advance(evaluator.lengths.response)
+        replies = decoding.replies()
+        judgements = evaluator.scorer.judge(requests, [reply.text for reply in replies])
+        for slot, trial in enumerate(alive):
+            part = slice(slot * len(prompts), (slot + 1) * len(prompts))
+            self.replies[trial].extend(replies[part])
+            self.judgements[trial].extend(judgements[part])
+
+    def _stopper(self, requests: Sequence[str]) -> Stopper:
+        scorer = self.evaluator.scorer
+
+        def stop(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
+            return [verdict.hit for verdict in scorer.judge([requests[row] for row in rows], texts, final=False)]
+
+        return stop
+
+    def _drop_hopeless(
+        self,
+        alive: Sequence[int],
+        size: int,
+        requests: Sequence[str],
+        replies: Sequence[Reply],
+        leave: Callable[[Sequence[int]], None],
+    ) -> None:
+        """Trials whose hits so far already lose against the front leave: an exact bound, because hits only grow."""
+        verdicts = self.evaluator.scorer.judge(requests, [reply.text for reply in replies], final=False)
+        for slot, trial in enumerate(alive):
+            first = slot * size
+            hits = sum(verdict.hit for verdict in verdicts[first : first + size])
+            hits += sum(verdict.hit for verdict in self.judgements[trial])
+            kl = self.divergences[trial]
+            if kl is not None and not self.can_win(self.running[trial], hits, kl.mean):
+                self.dominated[trial] = True
+                leave(range(first, first + size))
+
+    def _outcome(self, trial: int, total: int) -> Outcome:
+        replies, verdicts = self.replies[trial], self.judgements[trial]
+        order = self.evaluator.bad_order
+        status = "dominated" if self.dominated[trial] else "complete"
+        ordered = _restore(replies, order) if status == "complete" else replies
+        return Outcome(
+            status=status,
+            kl=self.divergences[trial],
+            hits=sum(verdict.hit for verdict in verdicts),
+            n=total,
+            labels=_restore([v.label for v in verdicts], order) if status == "complete" else (),
+            conditions=Counter(condition(reply.text, reply.tokens) for reply in replies),
+            replies=ordered,
+        )
+
+
+def _by_length(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Order by length (stable), so that batches hold little padding; returns (original numbers, sorted sequences)."""
+    order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+    return order, [sequences[number] for number in order]
+
+
+def _restore(values: Sequence[T], order: Sequence[int]) -> list[T]:
+    """Values in evaluation order back in the order of the prompts."""
+    pairs = sorted(zip(order, values, strict=True), key=lambda pair: pair[0])
+    return [value for _, value in pairs]

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one value that every change to a weight is: `Edit` (algorithms section 0).
+
+    W' = diag(g) W diag(s) + left . right          b' = b + left readT b + db
+
+`left` is [d, k]. The right factor is either `read` [d, k], a reading of the writer's own output (right = readT W
+diag(s), materialised only on export), or `right` [k, m], a reading of the writer's input. g and s are optional row and
+column gains, db an optional addition to the bias. The activation form of the same record, with v = W (s * z):
+
+    y' = g * v + left . c + b + db,    c = readT (v + b)   or   c = right . z
+
+A residual-side read reads the bias too: that is how an ablation removes the direction from the bias (algorithms 4.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.linalg.lowrank import orthonormal_columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """A low-rank change of one writer with optional gains and bias.
+
+    left: [d, k]. read: [d, k] or None. right: [k, m] or None (exactly one of read and right when k > 0).
+    row_gain: [d] or None. column_gain: [m] or None. bias: [d] or None, added to the writer's bias.
+    All tensors are float32 (or float64 in tests), on one device.
+    """
+
+    left: Tensor
+    read: Tensor | None = None
+    right: Tensor | None = None
+    row_gain: Tensor | None = None
+    column_gain: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert self.left.ndim == 2
+        assert (self.read is None) != (self.right is None) or self.left.shape[1] == 0
+
+    @property
+    def rank(self) -> int:
+        """k, the number of columns of `left`."""
+        return int(self.left.shape[1])
+
+    @property
+    def is_identity(self) -> bool:
+        """True when applying the edit changes no bit."""
+        factors_zero = self.rank == 0 or not bool(self.left.any())
+        return factors_zero and self.row_gain is None and self.column_gain is None and self.bias is None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Edit:
+        """The same edit with its tensors on `device` (and in `dtype`)."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device=device, dtype=dtype or tensor.dtype)
+
+        return Edit(
+            left=self.left.to(device=device, dtype=dtype or self.left.dtype),
+            read=move(self.read),
+            right=move(self.right),
+            row_gain=move(self.row_gain),
+            column_gain=move(self.column_gain),
+            bias=move(self.bias),
+        )
+
+    def after(self, first: Edit) -> Edit:
+        """The edit that acts as `first` and then `self`; both must be plain residual-side edits (read, no gains).
+
+        y_A = y + L_A R_AT y, then y_B = y_A + L_B R_BT y_A: left = [L_A, L_B], read = [R_A, R_B + R_A L_AT R_B].
+        """
+        plain = all(
+            edit.right is None and edit.row_gain is None and edit.column_gain is None for edit in (first, self)
+        )
+        assert plain and first.read is not None and self.read is not None, "composition needs residual-side edits"
+        left = torch.cat([first.left, self.left], dim=1)
+        read = torch.cat([first.read, self.read + first.read @ (first.left.T @ self.read)], dim=1)
+        bias = self.bias
+        if first.bias is not None:
+            carried = first.bias + self.left @ (self.read.T @ first.bias)
+            bias = carried if bias is None else bias + carried
+        return Edit(left=left, read=read, bias=bias)
+
+
+def ablation(directions: Tensor, strengths: Tensor) -> Edit:
+    """Removal of a subspace: W' = W - Q diag(a) QT W (algorithms 4.1).
+
+    directions: [k, d], ordered by importance, orthonormalised here by QR without pivoting (component 0 stays itself;
+    dependent rows are dropped). strengths: [k], the share removed of each; 1 removes, above 1 reflects.
+    """
+    basis, kept = orthonormal_columns(directions.T)
+    return Edit(left=-basis * strengths[kept], read=basis)
+
+
+def ablation_before_norm(directions: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool = False) -> Edit:
+    """The same removal for a writer that a norm with gain follows (algorithms 1.4); Q plays both R and D.
+
+    With G = diag(gamma), H = diag(gamma^2 + lam): read = G Q (centred for LayerNorm),
+    U = H^-1 (G Q + read Lambda), Lambda = (readT H^-1 read)^-1 (I - readT H^-1 G Q), left = -U diag(a).
+    At a = 1 the stream receives nothing along Q; lam = 1e-3 median(gamma^2) keeps the weight change small.
+
+    directions: [k, d]; strengths: [k]; gamma: [d]. Returns an edit of the writer itself, before the norm.
+    """
+    basis, kept = orthonormal_columns(directions.T)
+    gain = gamma.to(basis.dtype)
+    scaled = gain[:, None] * basis
+    read = scaled - scaled.mean(dim=0, keepdim=True) if layer_norm else scaled
+    damping = gain.square() + 1e-3 * gain.square().median()
+    weighted = read / damping[:, None]
+    gram = read.T @ weighted
+    identity = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+    correction = torch.linalg.solve(gram, identity - weighted.T @ scaled)
+    unembedded = scaled / damping[:, None] + weighted @ correction
+    return Edit(left=-unembedded * strengths[kept], read=read)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activation form of edits: many trials share one forward pass, each row under its own trial's edits.
+
+No weight is written, so there is nothing to restore; leaving the context removes the hooks, also after an exception
+(architecture rule 3). The result equals the weight form (algorithms sections 0 and 6.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures.site import Site
+from heretic.exceptions import ConfigurationError
+from heretic.interventions.edit import Edit
+
+Edits = Mapping[Site, Edit]
+
+
+class Rows:
+    """Which trial each row of the running batch belongs to; the engine updates it when rows leave.
+
+    trial: [rows] int64 on the model's device; the value `len(trials)` means the unedited base.
+    """
+
+    def __init__(self, trial: Tensor) -> None:
+        self.trial = trial
+        self.version = 0
+
+    def assign(self, trial: Tensor) -> None:
+        """Replace the assignment; tables gathered for the old one are dropped."""
+        self.trial = trial
+        self.version += 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HookTable:
+    """Per-trial factors of one hooked module; the last entry of each is the identity for base rows.
+
+    left, read: [K+1, d, k]. right: [K+1, k, m] or None. row_gain: [K+1, d] or None. column_gain: [K+1, m] or None.
+    bias: [K+1, d] or None. module_bias: [d] the writer's own bias, needed wherever v = y - b is.
+    """
+
+    left: Tensor
+    read: Tensor | None
+    right: Tensor | None
+    row_gain: Tensor | None
+    column_gain: Tensor | None
+    bias: Tensor | None
+    module_bias: Tensor | None
+
+
+def build_tables(network: nn.Module, trials: Sequence[Edits], device: torch.device) -> dict[str, HookTable]:
+    """Hook path -> table over all trials. Sites that share a hook (experts of one block) must share their edit."""
+    grouped: dict[str, list[tuple[Site, Edit] | None]] = {}
+    for number, edits in enumerate(trials):
+        for site, edit in edits.items():
+            if edit.is_identity:
+                continue
+            rows = grouped.setdefault(site.hook, [None] * (len(trials) + 1))
+            rows[number] = (site, edit)
+    return {path: _stack(network, rows, device) for path, rows in grouped.items()}
+
+
+def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device: torch.device) -> HookTable:
+    present = [row for row in rows if row is not None]
+    site, sample = present[0]
+    hidden = sample.left.shape[0]
+    edits = [None if row is None else row[1].to(device, torch.float32) for row in rows]
+    rank = max(edit.rank for edit in edits if edit is not None)
+    if {edit.read is None for edit in edits if edit is not None and edit.rank} == {True, False}:
+        raise ConfigurationError("Trials that read a writer's input and its output cannot share one pass.")
+    module_bias = None
+    needs_value = any(
+        edit is not None and (edit.row_gain is not None or edit.column_gain is not None) for edit in edits
+    )
+    if site.experts is not None and (needs_value or any(edit is not None and edit.right is not None for edit in edits)):
+        raise ConfigurationError(
+            f"The experts of {site.hook} can only be edited by reading what they write.",
+            hint="Gains and head edits of routed experts exist in weight form only.",
+        )
+    if site.bias is not None and site.experts is None:
+        module_bias = network.get_parameter(site.bias).detach().float().to(device)
+
+    def stacked(values: list[Tensor | None], identity: Tensor) -> Tensor | None:
+        if all(value is None for value in values):
+            return None
+        return torch.stack([identity if value is None else value for value in values])
+
+    def padded(tensor: Tensor, axis: int) -> Tensor:
+        shape = list(tensor.shape)
+        shape[axis] = rank - shape[axis]
+        return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
+
+    zeros = torch.zeros(hidden, rank, device=device)
+    inputs = next((e.right.shape[1] for e in edits if e is not None and e.right is not None), 1)
+    widths = next((e.column_gain.shape[0] for e in edits if e is not None and e.column_gain is not None), 1)
+    left = stacked([None if e is None else padded(e.left, 1) for e in edits], zeros)
+    assert left is not None
+    return HookTable(
+        left=left,
+        read=stacked([None if e is None or e.read is None else padded(e.read, 1) for e in edits], zeros),
+        right=stacked(
+            [None if e is None or e.right is None else padded(e.right, 0) for e in edits],
+            torch.zeros(rank, inputs, device=device),
+        ),
+        row_gain=stacked([None if e is None else e.row_gain for e in edits], torch.ones(hidden, device=device)),
+        column_gain=stacked([None if e is None else e.column_gain for e in edits], torch.ones(widths, device=device)),
+        bias=stacked([None if e is None else e.bias for e in edits], torch.zeros(hidden, device=device)),
+        module_bias=module_bias,
+    )
+
+
+class _Hook:
+    """The operation on one module's output, row by row of the batch, without a Python loop over rows."""
+
+    def __init__(self, table: HookTable, rows: Rows) -> None:
+        self.table = table
+        self.rows = rows
+        self._version = -1
+        self._gathered: dict[str, Tensor] = {}
+
+    def _rows_of(self, name: str, tensor: Tensor) -> Tensor:
+        """The table's entries for the current rows, gathered once per assignment."""
+        if self._version != self.rows.version:
+            self._gathered.clear()
+            self._version = self.rows.version
+        if name not in self._gathered:
+            self._gathered[name] = tensor[self.rows.trial]
+        return self._gathered[name]
+
+    def scale_input(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """z <- s * z."""
+        assert self.table.column_gain is not None
+        gain = self._rows_of("column_gain", self.table.column_gain)
+        inputs, shape = _by_row(arguments[0], len(self.rows.trial))
+        return ((inputs * gain[:, None, :]).to(arguments[0].dtype).reshape(shape), *arguments[1:])
+
+    def __call__(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """y' = g * v + left . c + b + db (algorithms section 0)."""
+        table = self.table
+        values, shape = _by_row(output, len(self.rows.trial))
+        result = values = values.float()
+        left = self._rows_of("left", table.left)
+        if table.row_gain is not None:
+            own = 0.0 if table.module_bias is None else table.module_bias
+            result = self._rows_of("row_gain", table.row_gain)[:, None, :] * (values - own) + own
+        if table.read is not None:
+            coordinates = torch.bmm(values, self._rows_of("read", table.read))
+            result = torch.baddbmm(result, coordinates, left.transpose(1, 2))
+        elif table.right is not None:
+            inputs, _ = _by_row(arguments[0], len(self.rows.trial))
+            coordinates = torch.bmm(inputs.float(), self._rows_of("right", table.right).transpose(1, 2))
+            result = torch.baddbmm(result, coordinates, left.transpose(1, 2))
+        if table.bias is not None:
+            result = result + self._rows_of("bias", table.bias)[:, None, :]
+        return result.to(output.dtype).reshape(shape)
+
+
+def _by_row(tensor: Tensor, rows: int) -> tuple[Tensor, torch.Size]:
+    """[rows, positions, width] view of a module's input or output, which may be flattened [rows * positions, width]."""
+    return tensor.reshape(rows, -1, tensor.shape[-1]), tensor.shape
+
+
+@contextmanager
+def applied(network: nn.Module, trials: Sequence[Edits], rows: Rows) -> Iterator[None]:
+    """Hooks of all trials for the length of the `with`; `rows` says which trial each row belongs to."""
+    tables = build_tables(network, trials, rows.trial.device)
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    try:
+        for path, table in tables.items():
+            module = network.get_submodule(path)
+            hook = _Hook(table, rows)
+            if table.column_gain is not None:
+                handles.append(module.register_forward_pre_hook(hook.scale_input))
+            handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def every_row(trial: int, rows: int, device: torch.device) -> Rows:
+    """The assignment in which all rows belong to one trial."""
+    return Rows(torch.full((rows,), trial, dtype=torch.int64, device=device))

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts become token ids once: template and tokenizer in one call, then left-padded batches.
+
+One call matters: a template that writes the start token, tokenised a second time with special tokens on, would double
+it (requirements R-MOD-41).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from heretic.exceptions import TokenizationError, UntrustedContentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("heretic.model")
+
+TEMPLATE_SECONDS = 2.0
+PLAIN_FORM = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""The documented dialogue form for tokenizers without a template (R-MOD-45)."""
+
+
+class PromptLike(Protocol):
+    """What is needed of a prompt: its text, and a system text that replaces the run's when not None."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def system_prompt(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Left-padded rows. ids, mask, positions: [rows, width] int64; mask 1 = real token; positions count real tokens."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.ids.shape[0])
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu") -> Batch:
+    """Left-pad token lists to the longest one; positions = cumsum(mask) - 1, never negative."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad, dtype=torch.int64)
+    mask = torch.zeros((len(sequences), width), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.int64)
+        mask[row, width - len(sequence) :] = 1
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return Batch(ids=ids.to(device), mask=mask.to(device), positions=positions.to(device))
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt Python code of a stranger's template after `seconds` (reliability F04).
+
+    Uses the interval timer, so it acts only in the main thread of systems that have one; elsewhere it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise UntrustedContentError(
+            f"The model's chat template ran longer than {seconds:g} s.", hint="Give another one with --chat-template."
+        )
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+class PromptEncoder:
+    """Turns prompts into token ids with the model's chat template; results are cached by content.
+
+    system_prompt: the run's system turn; empty = none. Templates without a system role (probed, not guessed) get the
+    system text before the first user text. response_prefix is appended to every prompt (R-MOD-46).
+    max_tokens: longer prompts lose the start of the user text; `cut` counts them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        system_prompt: str,
+        chat_template: Path | None = None,
+        max_tokens: int = 2048,
+        thinking: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+        self.max_tokens = max_tokens
+        self.response_prefix = ""
+        self.cut = 0
+        self.notes: list[str] = []
+        self._cache: dict[tuple[str, str, str], tuple[int, ...]] = {}
+        self._template_arguments: dict[str, object] = {}
+        self._set_template(chat_template)
+        self._set_padding()
+        self.has_system_role = self._probe_system_role()
+        self._set_thinking(thinking)
+
+    def _set_template(self, path: Path | None) -> None:
+        if path is not None:
+            self.tokenizer.chat_template = path.read_text(encoding="utf-8")
+        elif self.tokenizer.chat_template is None:
+            self.tokenizer.chat_template = PLAIN_FORM
+            self.notes.append(
+                "The tokenizer has no chat template; a plain 'User: ... Assistant:' form is used. "
+                "Give the right one with --chat-template FILE."
+            )
+
+    def _set_padding(self) -> None:
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is not None:
+            self.pad = int(self.tokenizer.pad_token_id)
+        elif self.tokenizer.eos_token_id is not None:
+            self.pad = int(self.tokenizer.eos_token_id)
+        else:
+            self.pad = 0
+
+    def _messages(self, text: str, system: str) -> list[dict[str, str]]:
+        if not system:
+            return [{"role": "user", "content": text}]
+        if self.has_system_role:
+            return [{"role": "system", "content": system}, {"role": "user", "content": text}]
+        return [{"role": "user", "content": f"{system}\n\n{text}"}]
+
+    def _probe_system_role(self) -> bool:
+        from jinja2.exceptions import TemplateError
+
+        probe = [{"role": "system", "content": "zqsystemqz"}, {"role": "user", "content": "zquserqz"}]
+        try:
+            return "zqsystemqz" in self.render(probe)
+        except (TemplateError, TokenizationError):
+            return False
+
+    def _set_thinking(self, thinking: bool) -> None:
+        """Use the template's own switch where rendering shows that it has one (R-MOD-50)."""
+        messages = [{"role": "user", "content": "probe"}]
+        plain = self.render(messages)
+        switched = self.render(messages, enable_thinking=thinking)
+        other = self.render(messages, enable_thinking=not thinking)
+        if switched != other:
+            self._template_arguments["enable_thinking"] = thinking
+        elif not thinking and plain.rstrip().endswith("<think>"):
+            self.response_prefix = "\n\n</think>\n\n"
+
+    def render(self, messages: Sequence[dict[str, str]], **arguments: object) -> str:
+        """The templated text, for probes and display; raises `TokenizationError` when the template refuses."""
+        from jinja2.exceptions import TemplateError
+
+        try:
+            with time_limit(TEMPLATE_SECONDS):
+                text = self.tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=True, **{**self._template_arguments, **arguments}
+                )
+        except TemplateError as error:
+            raise TokenizationError(
+                f"The model's chat template cannot render this conversation: {error}",
+                hint="Give another one with --chat-template FILE.",
+            ) from error
+        assert isinstance(text, str)
+        return text
+
+    def encode(self, prompt: PromptLike) -> tuple[int, ...]:
+        """Token ids of one templated prompt, generation prompt and response prefix included."""
+        system = self.system_prompt if prompt.system_prompt is None else prompt.system_prompt
+        key = (prompt.text, system, self.response_prefix)
+        if key not in self._cache:
+            self._cache[key] = tuple(self._encode_cut(prompt.text, system))
+        return self._cache[key]
+
+    def encode_all(self, prompts: Sequence[PromptLike]) -> list[tuple[int, ...]]:
+        """`encode` for each prompt."""
+        return [self.encode(prompt) for prompt in prompts]
+
+    def _encode_cut(self, text: str, system: str) -> list[int]:
+        ids = self._tokenise(text, system)
+        if len(ids) <= self.max_tokens:
+            return ids
+        self.cut += 1
+        words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert isinstance(words, list)
+        excess = len(ids) - self.max_tokens
+        return self._tokenise(str(self.tokenizer.decode(words[excess + 8 :])), system)
+
+    def _tokenise(self, text: str, system: str) -> list[int]:
+        with time_limit(TEMPLATE_SECONDS):
+            encoded = self.tokenizer.apply_chat_template(
+                self._messages(text, system),
+                tokenize=True,
+                add_generation_prompt=True,
+                return_dict=False,
+                **self._template_arguments,
+            )
+        ids = token_list(encoded)
+        if self.response_prefix:
+            ids = ids + token_list(self.tokenizer(self.response_prefix, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise TokenizationError(f"The prompt {text[:60]!r} became no tokens.", hint="Check the chat template.")
+        return ids
+
+
+def token_list(encoded: object) -> list[int]:
+    """Token ids from any form the library returns: a list, nested list, tensor, or encoding (R-MOD-41)."""
+    if hasattr(encoded, "keys"):
+        encoded = encoded["input_ids"]  # type: ignore[index]  # a BatchEncoding, typed as object here
+    if isinstance(encoded, Tensor):
+        encoded = encoded.tolist()
+    assert isinstance(encoded, list | tuple)
+    while encoded and isinstance(encoded[0], list | tuple):
+        encoded = encoded[0]
+    return [int(token) for token in encoded]

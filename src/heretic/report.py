@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything a run measured, as one frozen record; console, JSON document, model card and manifest are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A behaviour rate: hits of n prompts with its 95 % Wilson interval (algorithms 7.7)."""
+
+    hits: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """hits / n; 0 for an empty set."""
+        return self.hits / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Teacher-forced KL(base || edited) in nats per token over n prompts (algorithms 7.1).
+
+    floor: KL of the base against itself in two batch shapes. first_token: the same at the first reply token only, for
+    comparison with other tools. unstable: one prompt supplies over half of the mean.
+    """
+
+    mean: float
+    standard_error: float
+    median: float
+    p95: float
+    maximum: float
+    first_token: float
+    n: int
+    tokens: int
+    floor: float = 0.0
+    worst_prompt: int = -1
+    unstable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One model (base, trial, or reloaded files) measured on one pair of prompt sets.
+
+    where: `search`, `held_out` or `saved`. rate: behaviour on the behaviour's prompts; over_rate: on prompts that
+    should not show it; classes: how many replies fell in each class; replies: the texts, kept for front trials.
+    """
+
+    where: str
+    rate: Rate
+    kl: Divergence | None
+    over_rate: Rate | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+    guards: Mapping[str, float] = field(default_factory=dict)
+    replies: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """One trial of the front as the user sees it."""
+
+    trial: int
+    parameters: Mapping[str, object]
+    search: Measurement
+    held_out: Measurement | None = None
+    flags: Sequence[str] = ()
+    strengths: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt with the base model's reply and the edited model's."""
+
+    prompt: str
+    base: str
+    edited: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """The whole run. `verified` is measured again from the saved and reloaded files; None when nothing was saved."""
+
+    status: str
+    model: str
+    behaviour: str
+    goal: str
+    strategy: str
+    study: Mapping[str, object]
+    settings: Mapping[str, object]
+    baseline: Measurement
+    noise_floor: float
+    front: Sequence[TrialReport]
+    chosen: TrialReport | None
+    reason: str
+    separable: str
+    verified: Measurement | None
+    verification: Mapping[str, object]
+    output: str | None
+    uploaded: str | None
+    timings: Mapping[str, float]
+    phases: Mapping[str, float]
+    degradations: Sequence[str]
+    coverage: Mapping[str, object]
+    data: Mapping[str, object]
+    environment: Mapping[str, object]
+    examples: Sequence[Example] = ()
+    next_command: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        """The `--json` result (requirements R-FMT-03): JSON values only, with the flat keys that scripts read."""
+        document = asdict(self)
+        document["baseline"] = flat_measurement(self.baseline)
+        document["front"] = [flat_trial(trial) for trial in self.front]
+        document["chosen"] = None if self.chosen is None else flat_trial(self.chosen)
+        document["verified"] = None if self.verified is None else flat_measurement(self.verified)
+        return document
+
+
+def flat_measurement(measurement: Measurement) -> dict[str, Any]:
+    """A measurement with the keys `behaviour_rate`, `n`, `interval`, `kl_mean`, `kl_first_token` at top level."""
+    kl = measurement.kl
+    return {
+        "behaviour_rate": measurement.rate.value,
+        "hits": measurement.rate.hits,
+        "n": measurement.rate.n,
+        "interval": [measurement.rate.low, measurement.rate.high],
+        "kl_mean": None if kl is None else kl.mean,
+        "kl_first_token": None if kl is None else kl.first_token,
+        "kl": None if kl is None else asdict(kl),
+        "over_rate": None if measurement.over_rate is None else asdict(measurement.over_rate),
+        "classes": dict(measurement.classes),
+        "guards": dict(measurement.guards),
+        "where": measurement.where,
+    }
+
+
+def flat_trial(trial: TrialReport) -> dict[str, Any]:
+    """A trial as a flat document: the held-out figures where there are some, the search figures beside them."""
+    judged = trial.held_out or trial.search
+    return {
+        "trial": trial.trial,
+        **flat_measurement(judged),
+        "search": flat_measurement(trial.search),
+        "held_out": None if trial.held_out is None else flat_measurement(trial.held_out),
+        "parameters": dict(trial.parameters),
+        "flags": list(trial.flags),
+        "strengths": dict(trial.strengths),
+    }

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residual stream at the end of each prompt, by hooks on the decoder blocks (algorithms section 2).
+
+Entry l is the output of block l, the last one before the final norm: `hidden_states[l + 1]` of transformers, except
+that the library's last entry is taken after the final norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heretic.exceptions import NonFiniteError
+from heretic.linalg.streaming import StreamingMean
+from heretic.model.model import Model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResidualStats:
+    """Statistics of one class of prompts. mean: [L, d] float64. samples: [n, L, d] float32 (row order = prompt order)."""
+
+    count: int
+    mean: Tensor
+    samples: Tensor
+
+
+@contextmanager
+def last_positions(model: Model) -> Iterator[list[Tensor]]:
+    """Collect the last position of each block's output, [rows, d] float32 on the CPU, during one forward pass."""
+    collected: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[object, ...], output: object) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, Tensor)
+        collected.append(hidden[:, -1, :].float().cpu())
+
+    handles = [block.register_forward_hook(keep) for block in model.blocks()]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def capture(
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    *,
+    run: Callable[[Sequence[Sequence[int]], Callable[[Sequence[Sequence[int]]], Tensor]], list[Tensor]],
+) -> ResidualStats:
+    """Residuals of token sequences. `run` splits the work into batches that fit (see `batching.AdaptiveBatch`).
+
+    Raises `NonFiniteError` with layer and prompt number.
+    """
+
+    def forward(rows: Sequence[Sequence[int]]) -> Tensor:
+        with last_positions(model) as collected:
+            model.trunk(model.batch(rows))
+        return torch.stack(collected, dim=1)
+
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    sorted_samples = torch.cat(run([sequences[row] for row in order], forward))
+    samples = torch.empty_like(sorted_samples)
+    samples[torch.tensor(order)] = sorted_samples
+    finite = torch.isfinite(samples).all(dim=2)
+    if not bool(finite.all()):
+        prompt, layer = (int(value) for value in torch.nonzero(~finite)[0])
+        raise NonFiniteError(
+            f"The residual of prompt {prompt} is NaN or infinite at layer {layer} (dtype {model.dtype}).",
+            hint="Use a wider dtype: --dtypes bfloat16,float32.",
+        )
+    mean = StreamingMean()
+    mean.add(samples)
+    return ResidualStats(count=int(samples.shape[0]), mean=mean.mean, samples=samples)
