@@ -8,9 +8,8 @@ to the bad prompts. Many trials share each forward pass; every row stands under 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from heretic.batching import AdaptiveBatch
 from heretic.decoding.protocol import Engine, Reply, Stopper
 from heretic.exceptions import BatchSizeError
-from heretic.interventions.hooks import Edits, Rows, applied
+from heretic.interventions.hooks import Edits, Rows, applied, every_row
 from heretic.linalg.divergence import kl_per_position
 from heretic.scorers.kl_divergence import divergence_summary
 from heretic.model.model import Model
@@ -58,14 +57,18 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """One trial measured. status: `complete`, `rejected_by_kl`, `dominated` (hits is then a lower bound), `failed`."""
+    """One trial measured; per-prompt values stand in the order of the prompts.
+
+    status: `complete`, `rejected_by_kl`, `dominated` (hits is then a lower bound and there are no per-prompt values) or
+    `failed`.
+    """
 
     status: str
     kl: Divergence | None
     hits: int = 0
     n: int = 0
     labels: Sequence[str] = ()
-    conditions: Mapping[str, int] = field(default_factory=dict)
+    conditions: Sequence[str] = ()
     replies: Sequence[Reply] = ()
     reason: str = ""
 
@@ -96,8 +99,8 @@ class Evaluator:
         self.lengths = lengths
         self.max_kl = max_kl
         self.early_exit = early_exit
-        self.bad_order, self.bad = _by_length(model.encoder.encode_all(bad))
-        self.good_order, self.good = _by_length(model.encoder.encode_all(good))
+        self.bad_order, self.bad = by_length(model.encoder.encode_all(bad))
+        self.good_order, self.good = by_length(model.encoder.encode_all(good))
         self.requests = [bad[number].text for number in self.bad_order]
         self.decoding_batches = AdaptiveBatch("generation", width)
         self.kl_batches = AdaptiveBatch("log-probabilities", width)
@@ -140,13 +143,36 @@ class Evaluator:
         parts = other(order, lambda rows: self._kl_of_rows(rows, [{}])[0])
         return float(torch.cat(parts).mean())
 
-    def base_replies(self) -> list[Reply]:
-        """Whole base replies to the bad prompts, in evaluation order."""
-        return self.generate(self.bad, self.lengths.response)
+    def base_outcome(self) -> Outcome:
+        """The unedited model on the bad prompts: whole replies, judged."""
+        replies = self.generate(self.bad, self.lengths.response)
+        verdicts = self.scorer.judge(self.requests, [reply.text for reply in replies])
+        replies = restore_order(replies, self.bad_order)
+        return Outcome(
+            status="complete",
+            kl=None,
+            hits=sum(verdict.hit for verdict in verdicts),
+            n=len(replies),
+            labels=restore_order([verdict.label for verdict in verdicts], self.bad_order),
+            conditions=[condition(reply.text, reply.tokens) for reply in replies],
+            replies=replies,
+        )
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judgement]:
-        """Judgements of finished replies to the bad prompts."""
-        return self.scorer.judge(self.requests, [reply.text for reply in replies])
+    def replies_under(
+        self, edits: Edits, sequences: Sequence[tuple[int, ...]], limit: int
+    ) -> list[Reply]:
+        """Whole replies of one trial to any token sequences, in their order."""
+
+        def batch(rows: Sequence[tuple[int, ...]]) -> list[Reply]:
+            assignment = every_row(0, len(rows), self.model.device)
+            with applied(self.model.network, [edits], assignment):
+                decoding = self.engine.start(rows, rows=assignment)
+                decoding.advance(limit)
+            return decoding.replies()
+
+        order, ordered = by_length(sequences)
+        replies = [reply for part in self.decoding_batches(ordered, batch) for reply in part]
+        return restore_order(replies, order)
 
     # -- trials ---------------------------------------------------------------------------------------------------
 
@@ -290,25 +316,25 @@ class _Generation:
         replies, verdicts = self.replies[trial], self.judgements[trial]
         order = self.evaluator.bad_order
         status = "dominated" if self.dominated[trial] else "complete"
-        ordered = _restore(replies, order) if status == "complete" else replies
+        ordered = restore_order(replies, order) if status == "complete" else []
         return Outcome(
             status=status,
             kl=self.divergences[trial],
             hits=sum(verdict.hit for verdict in verdicts),
             n=total,
-            labels=_restore([v.label for v in verdicts], order) if status == "complete" else (),
-            conditions=Counter(condition(reply.text, reply.tokens) for reply in replies),
+            labels=restore_order([v.label for v in verdicts], order) if status == "complete" else (),
+            conditions=[condition(reply.text, reply.tokens) for reply in ordered],
             replies=ordered,
         )
 
 
-def _by_length(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[tuple[int, ...]]]:
+def by_length(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[tuple[int, ...]]]:
     """Order by length (stable), so that batches hold little padding; returns (original numbers, sorted sequences)."""
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
     return order, [sequences[number] for number in order]
 
 
-def _restore(values: Sequence[T], order: Sequence[int]) -> list[T]:
+def restore_order(values: Sequence[T], order: Sequence[int]) -> list[T]:
     """Values in evaluation order back in the order of the prompts."""
     pairs = sorted(zip(order, values, strict=True), key=lambda pair: pair[0])
     return [value for _, value in pairs]

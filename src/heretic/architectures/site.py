@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a network is made of, as data: the matrices that write into the residual stream.
 
-A *site* is one parameter whose output is added to the residual stream, perhaps after a scalar, a gate or a norm
-(algorithms section 1). An architecture adapter's whole output is a tuple of sites plus a coverage report.
+A *site* is one parameter whose output is added to the residual stream, perhaps after a scalar, a gate or a
+norm (algorithms section 1). An architecture adapter's whole output is a tuple of sites plus a coverage
+report.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ class Site:
 
     path: parameter path in the loaded model, e.g. `model.layers.3.self_attn.o_proj.weight`.
     layer: 0-based index of the decoder block; -1 for the embedding.
-    component: `attn.o_proj` (any token mixer), `mlp.down_proj` (dense, expert, shared expert), `embedding`, ...
-    residual_axis: axis of ONE matrix (the fused expert axis not counted) that indexes the stream: 0 for a Linear
+    component: `attn.o_proj` (any token mixer), `mlp.down_proj` (dense, expert, shared expert), `embedding`,
+    ...
+    residual_axis: axis of ONE matrix (the fused expert axis not counted) that indexes the stream: 0 for a
+    Linear
         [d, m], 1 for Conv1D [m, d], embeddings [V, d] and transposed experts [E, m, d].
-    hook: module path whose output is the written vector before any norm: the Linear itself; for routed experts the
+    hook: module path whose output is the written vector before any norm: the Linear itself; for routed
+    experts the
         module that returns the routed sum, where one edit for all experts is exact (algorithms 1.2).
     experts: number of fused slices of a 3-D parameter [E, ., .]; None for a plain matrix.
     bias: parameter path of the bias ([d], or [E, d] for experts); None where there is none.
@@ -54,7 +58,8 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class CoverageRow:
-    """One writer in the coverage report (algorithms 1.5). status: `reachable`, `excluded: why`, `unsupported: why`."""
+    """One writer in the coverage report (algorithms 1.5). status: `reachable`, `excluded: why`, `unsupported:
+    why`."""
 
     path: str
     layer: int
@@ -71,8 +76,9 @@ class Architecture:
     """The resolved structure of one loaded model.
 
     blocks: module paths of the decoder blocks in order (layer l is `blocks[l]`); their output is the stream.
-    sites: every writer inside the blocks. embedding: the token embedding as a site, or None when tied use or layout
-    forbids it. final_norm: module path of the norm before the head. tied: embedding and head share one tensor.
+    sites: every writer inside the blocks. embedding: the token embedding as a site, or None when tied use or
+    layout forbids it. final_norm: module path of the norm before the head. tied: embedding and head share one
+    tensor.
     """
 
     family: str

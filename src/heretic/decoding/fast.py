@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heretic.decoding.protocol import ENGINES, Reply, Stopper
+from heretic.decoding.protocol import Reply, Stopper
 from heretic.interventions.hooks import Rows
 from heretic.model.model import Model
 
@@ -27,7 +27,6 @@ def selectable(cache: object) -> bool:
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-@ENGINES.register("fast")
 class FastEngine:
     """See `Engine`. Where a family's cache cannot drop rows, decided rows are fed padding and ignored instead."""
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from heretic.interventions.hooks import Rows
-from heretic.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +57,3 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: Registry[type[Engine]] = Registry("engine")

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heretic.decoding.protocol import ENGINES, Reply, Stopper
+from heretic.decoding.protocol import Reply, Stopper
 from heretic.interventions.hooks import Rows
 from heretic.model.model import Model
 
 
-@ENGINES.register("reference")
 class ReferenceEngine:
     """See `Engine`."""
 

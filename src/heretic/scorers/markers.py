@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Literal
 
 from heretic.exceptions import ConfigurationError
-from heretic.scorers.protocol import SCORERS, Judgement
+from heretic.scorers.protocol import Judgement
 from heretic.scorers.text import first_sentence, normalise, whole_words
 
 CLASSES = ("core", "soft", "evasive")
@@ -97,7 +97,6 @@ class MarkerScorer:
         return [Judgement(hit=label in self._hits, label=label) for label in labels]
 
 
-@SCORERS.register("markers")
 def marker_scorer(settings: Mapping[str, object]) -> MarkerScorer:
     """From a settings table: core, soft, evasive (lists; None = shipped), mode, detect_soft, detect_evasive (bool?)."""
     shipped = shipped_markers()

@@ -16,9 +16,10 @@ Value: TypeAlias = "float | int | str | None"
 class Dimension:
     """One parameter of the search space.
 
-    kind `float` and `int` use low and high (inclusive); `categorical` uses choices. A dimension whose low equals high,
-    or that has one choice, is fixed. `active` decides from the parameters declared before it whether it is sampled.
-    clamp: values below it are raised to it (a peak weight sampled in [-0.25, 1.5] is clamped at 0).
+    kind `float` and `int` use low and high (inclusive); `categorical` uses choices. A dimension whose low
+    equals high, or that has one choice, is fixed. `active` decides from the parameters declared before it
+    whether it is sampled. clamp: values below it are raised to it (a peak weight sampled in [-0.25, 1.5] is
+    clamped at 0).
     """
 
     name: str
@@ -44,8 +45,9 @@ class Scores:
 
     objectives: (behaviour objective, KL objective), both minimised, finite.
     constraints: name -> value; feasible when every value is <= 0.
-    measured: everything else, JSON only: rate, hits, n, kl statistics, guards, effective strengths, and for trials
-    whose measurement was cut short `status` = "rejected_by_kl" | "dominated" | "estimated" (else "complete").
+    measured: everything else, JSON only: rate, hits, n, kl statistics, guards, effective strengths, and for
+    trials whose measurement was cut short `status` = "rejected_by_kl" | "dominated" | "estimated" (else
+    "complete").
     """
 
     objectives: tuple[float, float]
@@ -78,7 +80,8 @@ class Evaluate(Protocol):
     """Measures a batch of proposals in one engine pass; one result per proposal, in order.
 
     `finished` are all complete trials so far (a trial that can no longer enter their front may be cut short).
-    Deterministic given the proposal: every random generator is seeded from (study seed, stream, proposal.index).
+    Deterministic given the proposal: every random generator is seeded from (study seed, stream,
+    proposal.index).
     """
 
     def __call__(

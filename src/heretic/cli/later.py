@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that are part of the design but not of this version: they exist, and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from cyclopts import App
+
+from heretic.cli.context import Injected, Tokens
+from heretic.cli.effects import Effect, command
+from heretic.exceptions import ConfigurationError
+
+LATER: Final = (
+    ("extract", Effect.WRITE_LOCAL, "Save the directions of MODEL as a file."),
+    ("apply", Effect.WRITE_LOCAL, "Edit MODEL with direction files, without a search."),
+    ("direction", Effect.WRITE_LOCAL, "Show, compare or combine direction files."),
+    ("reproduce", Effect.WRITE_LOCAL, "Rebuild a model from its heretic_run.json."),
+    ("worker", Effect.WRITE_LOCAL, "Join a study from this or another machine."),
+    ("ui", Effect.READ, "Browser page: chat, compare, monitor."),
+    ("experiment", Effect.WRITE_LOCAL, "Prepared experiments."),
+    ("report", Effect.WRITE_LOCAL, "Write the report of a finished run."),
+)
+
+
+def register(app: App) -> None:
+    """Add the commands to `app`."""
+    for name, effect, meaning in LATER:
+        command(app, name, effect)(unavailable(name, meaning))
+
+
+def unavailable(name: str, meaning: str) -> Callable[..., int]:
+    """A command that takes anything and ends with exit code 2; nothing is done."""
+
+    def refuse(*tokens: Tokens, context: Injected) -> int:
+        raise ConfigurationError(
+            f"'heretic {name}' is not available in this version", hint="'heretic --help' lists what is."
+        )
+
+    refuse.__doc__ = f"{meaning} Not available in this version."
+    return refuse

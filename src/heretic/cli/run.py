@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`heretic MODEL`, `heretic run`, `heretic demo`, `heretic evaluate`: the commands that search or measure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+
+from cyclopts import App, Parameter
+
+from heretic.cli.context import Context, Injected, Tokens
+from heretic.cli.effects import EFFECTS, TAKES_SETTINGS, Effect, command
+from heretic.cli.signals import stop_on_signals
+from heretic.exceptions import ConfigurationError
+from heretic.report import RunReport
+from heretic.report_view import FRONT_COLUMNS, FRONT_FIGURES, front_rows
+from heretic.stop import EXIT_INTERRUPTED
+
+STATUS_CODES: Final = {"nothing_qualified": 3, "interrupted": EXIT_INTERRUPTED, "failed": 1}
+"""Exit code by the status of a finished report; every other status is a success."""
+
+COMPARISON: Final = ("model", "behaviour rate", "95 % interval", "KL, nats/token")
+
+
+def register(app: App) -> None:
+    """Add the commands to `app`; the run is also what happens without a command."""
+    EFFECTS["heretic"] = Effect.WRITE_LOCAL
+    TAKES_SETTINGS.add("heretic")
+    app.default(run)
+    command(app, "run", Effect.WRITE_LOCAL, settings=True)(run)
+    command(app, "demo", Effect.WRITE_LOCAL, settings=True)(demo)
+    command(app, "evaluate", Effect.READ, settings=True)(evaluate)
+
+
+def run(*tokens: Tokens, context: Injected) -> int:
+    """Search for the edit of MODEL, let you choose, and save it."""
+    resolved = context.resolve(tokens, notices=False)
+    from heretic import main  # after the settings: a mistake in them is told before torch is loaded
+
+    if context.flags.dry_run:
+        plan = main.dry_run(resolved, console=context.console)
+        context.console.document({"status": "planned", "plan": plan})
+        context.console.facts(plan, title="Plan; nothing was done", result=True)
+        context.console.next_command(shlex.join(["heretic", *tokens]))
+        return 0
+    if resolved.settings.evaluate_model:
+        return _evaluate(tokens, context)
+    with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):
+        report = main.run(resolved, console=context.console, stop=context.stop)
+    return conclude(report, context)
+
+
+def demo(*tokens: Tokens, out: str | None = None, ui: bool = False, context: Injected) -> int:
+    """Run the whole method offline on the bundled model, in about a minute.
+
+    Parameters
+    ----------
+    out
+        Folder for the edited model; without it a temporary one.
+    ui
+        Open the browser page afterwards.
+    """
+    from heretic.demo import model_path
+
+    if ui:
+        raise ConfigurationError(
+            "the browser page is not available in this version", hint="Leave out --ui; 'heretic chat' works."
+        )
+    where = [] if out is None else [f"--auto-select-path={out}"]
+    resolved = context.resolve([f"--model={model_path()}", *where, *tokens], notices=False)
+    from heretic import main
+
+    with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):
+        report = main.demo(resolved, console=context.console, stop=context.stop)
+    return conclude(report, context)
+
+
+def evaluate(
+    model: str,
+    *tokens: Tokens,
+    against: Annotated[str | None, Parameter(negative=())] = None,
+    context: Injected,
+) -> int:
+    """Measure MODEL against a base model with the configured scorers.
+
+    Parameters
+    ----------
+    model
+        The edited model: Hub id or folder; stands before the settings.
+    against
+        The base model it is compared with.
+    """
+    if against is None:
+        raise ConfigurationError(
+            f"there is nothing to compare {model} with",
+            hint=f"Write: heretic evaluate {model} --against BASE",
+        )
+    return _evaluate([f"--model={against}", f"--evaluate-model={model}", *tokens], context)
+
+
+def _evaluate(tokens: Sequence[str], context: Context) -> int:
+    resolved = context.resolve(tokens)
+    from heretic import main
+
+    with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):
+        found = main.evaluate_pair(resolved, console=context.console)
+    context.console.document(found)
+    rows = []
+    for key in ("base", "model"):
+        side = found.get(key)
+        if isinstance(side, Mapping):
+            rows.append(comparison_row(side))
+    context.console.table(COMPARISON, rows, right=(1, 2, 3), result=True)
+    context.console.result(f"KL noise floor {found.get('noise_floor', 'unknown')} (the base against itself)")
+    context.console.next_command(f"heretic chat {resolved.settings.evaluate_model}")
+    return 0
+
+
+def comparison_row(side: Mapping[str, object]) -> tuple[str, str, str, str]:
+    """One model of a comparison, from its flat measurement, as a row of `COMPARISON`."""
+    interval, divergence = side.get("interval"), side.get("kl")
+    rate = f"{side.get('behaviour_rate', 0.0):.1%} ({side.get('hits')}/{side.get('n')})"
+    shown = "-"
+    if isinstance(divergence, Mapping):
+        shown = f"{divergence['mean']:.4f} +- {divergence['standard_error']:.4f}"
+    between = (
+        "" if not isinstance(interval, Sequence) else " to ".join(f"{100 * end:.1f}" for end in interval)
+    )
+    return str(side.get("model", "")), rate, f"{between} %", shown
+
+
+def conclude(report: RunReport, context: Context) -> int:
+    """Show the report and, where nothing was chosen, the front and how to export it (R-HDL-01)."""
+    console = context.console
+    console.report(report)
+    if report.chosen is None and report.front:
+        console.table(
+            FRONT_COLUMNS, front_rows(report.front), title="Front", right=FRONT_FIGURES, result=True
+        )
+        storage, name = report.study.get("storage"), str(report.study.get("name", "heretic_study"))
+        for trial in report.front if storage else ():
+            line = ["heretic", "export", name, "--trial", str(trial.trial), "--model", report.model]
+            console.result(shlex.join([*line, "--storage", str(storage)]))
+    if context.stop:
+        return context.stop.exit_code
+    return STATUS_CODES.get(report.status, 0)

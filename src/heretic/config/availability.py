@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this version can do, as data: a later step deletes a row.
+
+A setting named here is known and checked, but only the listed values can be honoured. An explicit other value
+is refused; a default other value is replaced by the first listed one and recorded as a degradation (R-GEN-07,
+R-GEN-08).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from heretic.config.settings import Settings
+from heretic.config.tables import ScorerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A feature that does not exist yet, and the values that do without it."""
+
+    setting: str
+    feature: str
+    values: tuple[object, ...]
+
+
+UNAVAILABLE: Final = (
+    Unavailable("strategy", "a strategy other than `single`", ("single",)),
+    Unavailable("goal", "the goal `induce`", ("suppress",)),
+    Unavailable("compile", "compilation of the forward", (False,)),
+    Unavailable("thinking", "thinking other than `off`", ("off",)),
+    Unavailable("workers", "more than one worker", (1,)),
+    Unavailable("racing", "racing", (False,)),
+    Unavailable("use_warm_start_params", "warm start from family profiles", (False,)),
+    Unavailable(
+        "export_formats", "an export format other than weights", (("weights",), ("weights", "weights"))
+    ),
+    Unavailable("use_neural_refusal_detection", "neural detection", (False,)),
+    Unavailable("use_supervised_probing", "supervised probing", (False,)),
+    Unavailable("ensemble_probe_pca", "the ensemble of probe and components", (False,)),
+    Unavailable("orthogonalize_directions", "helpfulness protection", (False,)),
+    Unavailable("use_sacred_directions", "capability protection", (False,)),
+    Unavailable("iterative_rounds", "iterative re-extraction", (1,)),
+    Unavailable("use_activation_calibration", "activation calibration", (False,)),
+    Unavailable("use_concept_cones", "concept cones", (False,)),
+    Unavailable("use_caa", "contrastive activation addition", (False,)),
+    Unavailable("use_circuit_ablation", "circuit ablation", (False,)),
+    Unavailable("enable_validation", "the validation report", (False,)),
+    Unavailable("run_mmlu_validation", "MMLU validation", (False,)),
+    Unavailable("validation_benchmarks", "lm-eval benchmarks", ((),)),
+    Unavailable("share", "the browser UI", (False,)),
+)
+
+BROWSER_UI: Final = False
+"""Whether the Gradio application exists; its settings are read by nothing until then."""
+
+AVAILABLE_SCORERS: Final = ("markers", "kl_divergence", "over_behaviour", "degeneration")
+PLUG_IN_SCORERS: Final = False
+
+
+def unavailable(setting: str, value: object) -> Unavailable | None:
+    """The missing feature that a value of a setting would need, or None."""
+    rows: Mapping[str, Unavailable] = {row.setting: row for row in UNAVAILABLE}
+    row = rows.get(setting)
+    if row is None or any(type(value) is type(known) and value == known for known in row.values):
+        return None
+    return row
+
+
+def unavailable_scorers(settings: Settings) -> tuple[str, ...]:
+    """Names of configured scorers that this version does not contain."""
+
+    def missing(scorer: ScorerSettings) -> bool:
+        return not PLUG_IN_SCORERS if scorer.is_plug_in else scorer.name not in AVAILABLE_SCORERS
+
+    return tuple(scorer.name for scorer in settings.scorers or () if missing(scorer))

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which settings the effective configuration reads (R-CFG-06), as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from heretic.config import availability
+from heretic.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWhen:
+    """Settings that are read only under a condition; `reason` completes "has no effect here: ..."."""
+
+    settings: tuple[str, ...]
+    condition: Callable[[Settings], bool]
+    reason: str
+
+
+def _several(settings: Settings) -> bool:
+    return settings.strategy in ("subspace", "norm_preserving")
+
+
+def _shifts(settings: Settings) -> bool:
+    return settings.strategy == "caa" or settings.goal == "induce"
+
+
+def _soft(settings: Settings) -> bool:
+    by_mode = settings.refusal_detection_mode in ("moderate", "lenient")
+    return by_mode if settings.detect_soft_refusals is None else settings.detect_soft_refusals
+
+
+def _evasive(settings: Settings) -> bool:
+    by_mode = settings.refusal_detection_mode == "lenient"
+    return by_mode if settings.detect_evasive_responses is None else settings.detect_evasive_responses
+
+
+RULES: Final = (
+    ReadWhen(("thinking_tokens",), lambda s: s.thinking != "off", "thinking is off"),
+    ReadWhen(("max_batch_size",), lambda s: s.batch_size == 0, "batch_size is given"),
+    ReadWhen(("racing_prompts",), lambda s: s.racing, "racing is off"),
+    ReadWhen(
+        ("model_family", "warm_start_n_trials"),
+        lambda s: s.use_warm_start_params,
+        "use_warm_start_params is off",
+    ),
+    ReadWhen(
+        ("hf_private", "hf_upload_manifest"), lambda s: s.hf_upload is not None, "hf_upload is not given"
+    ),
+    ReadWhen(
+        (
+            "neural_detection_model",
+            "neural_detection_for_optuna",
+            "neural_detection_threshold",
+            "neural_detection_batch_size",
+        ),
+        lambda s: s.use_neural_refusal_detection,
+        "use_neural_refusal_detection is off",
+    ),
+    ReadWhen(("soft_refusal_markers",), _soft, "soft refusals are not counted in this mode"),
+    ReadWhen(("evasive_patterns",), _evasive, "evasive replies are not counted in this mode"),
+    ReadWhen(
+        ("use_pca_extraction", "n_refusal_directions", "use_eigenvalue_weights"),
+        _several,
+        "the strategy uses one direction",
+    ),
+    ReadWhen(
+        ("pca_alpha",), lambda s: _several(s) or s.ensemble_probe_pca, "no further components are computed"
+    ),
+    ReadWhen(
+        ("eigenvalue_weight_method", "eigenvalue_weight_temperature"),
+        lambda s: _several(s) and s.use_eigenvalue_weights,
+        "no component weights are computed",
+    ),
+    ReadWhen(
+        ("direction_weights",),
+        lambda s: _several(s) and not s.use_eigenvalue_weights,
+        "component weights are not taken from a list",
+    ),
+    ReadWhen(
+        ("ensemble_weight_probe", "ensemble_weight_pca"),
+        lambda s: s.ensemble_probe_pca,
+        "ensemble_probe_pca is off",
+    ),
+    ReadWhen(
+        ("min_probe_accuracy",),
+        lambda s: s.ensemble_probe_pca or s.use_supervised_probing,
+        "no probe is trained",
+    ),
+    ReadWhen(
+        ("helpfulness_prompts", "unhelpfulness_prompts"),
+        lambda s: s.orthogonalize_directions,
+        "orthogonalize_directions is off",
+    ),
+    ReadWhen(
+        ("n_sacred_directions", "sacred_overlap_threshold", "sacred_prompts", "sacred_baseline_prompts"),
+        lambda s: s.use_sacred_directions,
+        "use_sacred_directions is off",
+    ),
+    ReadWhen(
+        ("min_direction_magnitude", "max_kl_per_round"),
+        lambda s: s.iterative_rounds > 1,
+        "iterative_rounds is 1",
+    ),
+    ReadWhen(("layer_range_profiles",), lambda s: s.enable_layer_profiles, "enable_layer_profiles is off"),
+    ReadWhen(
+        (
+            "activation_target_percentile",
+            "activation_calibration_layer_frac",
+            "activation_calibration_min_factor",
+            "activation_calibration_max_factor",
+        ),
+        lambda s: s.use_activation_calibration,
+        "use_activation_calibration is off",
+    ),
+    ReadWhen(
+        ("n_concept_cones", "min_cone_size", "directions_per_cone", "min_silhouette_score"),
+        lambda s: s.strategy == "cones",
+        "the strategy is not cones",
+    ),
+    ReadWhen(("caa_addition_strength", "caa_max_overlap"), _shifts, "nothing is added"),
+    ReadWhen(
+        ("n_refusal_circuits", "circuit_importance_threshold", "circuit_cache_path"),
+        lambda s: s.strategy == "heads",
+        "the strategy is not heads",
+    ),
+    ReadWhen(
+        ("mmlu_source", "mmlu_categories", "mmlu_samples_per_category", "mmlu_few_shot"),
+        lambda s: s.enable_validation and s.run_mmlu_validation,
+        "run_mmlu_validation is off",
+    ),
+    ReadWhen(
+        ("run_mmlu_validation", "validation_benchmarks", "save_validation_report", "validation_report_path"),
+        lambda s: s.enable_validation,
+        "enable_validation is off",
+    ),
+    ReadWhen(
+        ("host", "port", "share", "auth", "models_dir"),
+        lambda _: availability.BROWSER_UI,
+        "the browser UI is not available in this version",
+    ),
+)
+
+
+def why_unread(settings: Settings, name: str) -> str | None:
+    """Why nothing reads a setting in this configuration, or None when something does."""
+    for rule in RULES:
+        if name in rule.settings and not rule.condition(settings):
+            return rule.reason
+    return None

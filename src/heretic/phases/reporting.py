@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the run measured, put into one `RunReport`."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from heretic.config import public_settings
+from heretic.phases.choice import Confirmed, separability, trial_reports
+from heretic.phases.environment import versions
+from heretic.phases.evaluation import Confirmation, examples, measurement
+from heretic.phases.model_saving import Saved
+from heretic.phases.state import Run
+from heretic.report import Example, Measurement, RunReport, TrialReport
+from heretic.study.runner import StudyOutcome
+from heretic.study.selection import Selection
+
+
+@dataclass(slots=True, eq=False)
+class Result:
+    """What the last steps made; each may be missing when the run ended early."""
+
+    outcome: StudyOutcome
+    confirmation: Confirmation
+    confirmed: Sequence[Confirmed] = ()
+    selection: Selection | None = None
+    saved: Saved | None = None
+    uploaded: str | None = None
+    chosen: TrialReport | None = None
+    front: Sequence[TrialReport] = field(default_factory=list)
+
+
+def fill_front(run: Run, result: Result) -> None:
+    """Turn the trials into reports and mark the chosen one."""
+    result.front = trial_reports(run, result.confirmation, result.outcome.finished, result.confirmed)
+    winner = None if result.selection is None else result.selection.winner
+    if winner is not None:
+        result.chosen = next(trial for trial in result.front if trial.trial == winner.index)
+
+
+def build_report(run: Run, result: Result, status: str) -> RunReport:
+    """The report of a run in its present state."""
+    model, bundle, baseline = run.model, run.bundle, run.baseline
+    assert model is not None and bundle is not None and baseline is not None
+    selection, saved, study = result.selection, result.saved, run.study
+    total, search = time.monotonic() - run.started, run.seconds.get("search", 0.0)
+    measured_here = max(1, run.trials_here)
+    timings = {
+        "total_s": round(total, 3),
+        "search_s": round(search, 3),
+        "trials": len(result.outcome.finished),
+        "trials_here": run.trials_here,
+        "per_trial_s": round(search / measured_here, 4),
+        "first_trial_s": round(run.first_trial_s, 3),
+    }
+    return RunReport(
+        status=status,
+        model=model.source.name,
+        behaviour=run.settings.behaviour,
+        goal=run.settings.goal,
+        strategy=run.settings.strategy,
+        study={
+            "name": None if study is None else study.name,
+            "storage": run.settings.storage,
+            "trials": len(result.outcome.finished),
+            "failed": len(result.outcome.failed),
+            "ended": result.outcome.reason,
+        },
+        settings=public_settings(run.resolved),
+        baseline=baseline_of(run, result),
+        noise_floor=result.confirmation.floor,
+        front=list(result.front),
+        chosen=result.chosen,
+        reason="" if selection is None else selection.reason,
+        separable="" if selection is None else separability(selection),
+        verified=None if saved is None else saved.verified,
+        verification={} if saved is None else dict(saved.checks),
+        output=None if saved is None else str(saved.folder),
+        uploaded=result.uploaded,
+        timings=timings,
+        phases={name: round(value, 3) for name, value in run.seconds.items()},
+        degradations=list(run.degradations),
+        coverage=coverage(run),
+        data=bundle.records(),
+        environment=versions(),
+        examples=example_replies(result),
+        next_command=next_command(run, result),
+    )
+
+
+def baseline_of(run: Run, result: Result) -> Measurement:
+    """The base on the prompts on which the chosen trial was judged."""
+    confirmation = result.confirmation
+    if confirmation.base is not None:
+        return measurement(confirmation.where, confirmation.base, None, None, confirmation.base_over)
+    assert run.baseline is not None
+    return measurement("search", run.baseline.outcome, None, None)
+
+
+def coverage(run: Run) -> Mapping[str, object]:
+    """The coverage report's totals and its rows that are not plainly reachable (requirements R-MOD-30)."""
+    assert run.model is not None
+    architecture = run.model.architecture
+    return {
+        "family": architecture.family,
+        "share": architecture.covered_share(),
+        "writers": len(architecture.sites),
+        "components": list(architecture.components),
+        "skipped": [f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"],
+    }
+
+
+def example_replies(result: Result) -> list[Example]:
+    """Three prompts with both replies."""
+    confirmation = result.confirmation
+    chosen = result.chosen
+    entry = next((e for e in result.confirmed if chosen is not None and e.trial.index == chosen.trial), None)
+    if entry is None or confirmation.base is None:
+        return []
+    return examples([prompt.text for prompt in confirmation.bad], confirmation.base, entry.outcome)
+
+
+def next_command(run: Run, result: Result) -> str:
+    """The next useful command (requirements R-CLI-27)."""
+    if result.saved is not None:
+        return shlex.join(["heretic", "chat", str(result.saved.folder)])
+    name = run.settings.study_name if run.study is None else run.study.name
+    words = ["heretic", "export", name, "--trial", "auto", "--model", run.settings.model]
+    return shlex.join(words) if run.settings.storage else shlex.join(["heretic", run.settings.model, "--auto-select"])

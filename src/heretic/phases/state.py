@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run has made so far, handed from step to step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from heretic.config import Resolved, Settings
+from heretic.console import Console, Phase
+from heretic.decoding.protocol import Engine
+from heretic.evaluator import Evaluator, Lengths, Outcome
+from heretic.interventions.hooks import Edits
+from heretic.interventions.plan import Plan
+from heretic.interventions.planners import STRATEGIES, Parameters, PlanContext
+from heretic.model.model import Model
+from heretic.phases.dataset_loading import DatasetBundle
+from heretic.phases.direction_extraction import DirectionExtractionResult
+from heretic.scorers.protocol import ReplyScorer
+from heretic.stop import StopFlag
+
+if TYPE_CHECKING:
+    from heretic.study.state import Study
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Baseline:
+    """The unedited model on one pair of prompt sets; `late` counts hits that start after the first check point."""
+
+    outcome: Outcome
+    floor: float
+    late: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Behaviour rate of the unedited model."""
+        return self.outcome.hits / self.outcome.n if self.outcome.n else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """The workspace of one run; later steps fill later fields. `seconds` collects the duration of each phase."""
+
+    resolved: Resolved
+    console: Console
+    stop: StopFlag
+    started: float = field(default_factory=time.monotonic)
+    bundle: DatasetBundle | None = None
+    model: Model | None = None
+    engine: Engine | None = None
+    scorer: ReplyScorer | None = None
+    evaluator: Evaluator | None = None
+    baseline: Baseline | None = None
+    extraction: DirectionExtractionResult | None = None
+    context: PlanContext | None = None
+    study: Study | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    degradations: list[str] = field(default_factory=list)
+    trials_here: int = 0
+    first_trial_s: float = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        """The effective settings."""
+        return self.resolved.settings
+
+    @property
+    def lengths(self) -> Lengths:
+        """Reply lengths in tokens."""
+        settings = self.settings
+        return Lengths(settings.max_response_length, settings.refusal_check_tokens, settings.kl_divergence_tokens)
+
+    @contextmanager
+    def phase(self, name: str, title: str) -> Iterator[Phase]:
+        """A step shown on the console and timed under `name` (requirements R-FLOW-12)."""
+        begin = time.monotonic()
+        with self.console.phase(title) as phase:
+            yield phase
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+
+    def plan(self, parameters: Parameters) -> Plan:
+        """The plan of a trial's parameters under the run's strategy."""
+        assert self.context is not None
+        return STRATEGIES[self.settings.strategy](parameters, self.context)
+
+    def edits(self, parameters: Parameters) -> Edits:
+        """The edits of a trial's parameters."""
+        assert self.model is not None
+        return self.plan(parameters).edits(self.model.gain)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and deleting stored studies without running them (commands `study list`, `show`, `delete`)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import optuna
+from optuna.trial import TrialState
+
+from heretic.exceptions import StudyNotFoundError
+from heretic.lease import held
+from heretic.study.records import finished_from
+from heretic.study.storage import Location, locate, open_backend, translated
+from heretic.study.types import FinishedTrial, Json
+
+HEADER: Final = "heretic"
+"""Study attribute with schema version, unique id and fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """One line of a list of studies."""
+
+    name: str
+    finished: int
+    failed: int
+    running: int
+    schema: int | None
+    fingerprint: Mapping[str, Json]
+
+
+def not_found(location: Location, name: str, names: Sequence[str]) -> StudyNotFoundError:
+    """The error for an unknown name, with near ones."""
+    near = difflib.get_close_matches(name, names, n=3)
+    if near:
+        hint = f"Did you mean {' or '.join(map(repr, near))}?"
+    else:
+        hint = f"Stored: {', '.join(names)}." if names else "Nothing is stored there yet."
+    return StudyNotFoundError(f"There is no study {name!r} in {location.shown()}.", hint=hint)
+
+
+def finished_in(study: optuna.Study) -> tuple[FinishedTrial, ...]:
+    """The complete trials by index."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return tuple(sorted((finished_from(trial.user_attrs) for trial in trials), key=lambda trial: trial.index))
+
+
+def _reading(storage: str | None) -> tuple[Location, optuna.storages.BaseStorage | None]:
+    """The storage for a command that only reads; None where nothing is stored (nothing is created)."""
+    location = locate(storage)
+    if location.url is None or (location.file is not None and not location.file.exists()):
+        return location, None
+    return location, open_backend(location)
+
+
+def list_studies(storage: str | None) -> tuple[StudySummary, ...]:
+    """All studies of a storage by name, with their counts. Needs no ownership."""
+    location, backend = _reading(storage)
+    if backend is None:
+        return ()
+    summaries = []
+    with translated(location):
+        for name in sorted(optuna.get_all_study_names(backend)):
+            study = optuna.load_study(study_name=name, storage=backend)
+            states = [trial.state for trial in study.get_trials(deepcopy=False)]
+            header = study.user_attrs.get(HEADER, {})
+            summaries.append(
+                StudySummary(
+                    name=name,
+                    finished=states.count(TrialState.COMPLETE),
+                    failed=states.count(TrialState.FAIL),
+                    running=states.count(TrialState.RUNNING),
+                    schema=header.get("schema"),
+                    fingerprint=header.get("fingerprint", {}),
+                )
+            )
+    return tuple(summaries)
+
+
+def load_finished(storage: str | None, name: str) -> tuple[FinishedTrial, ...]:
+    """The complete trials of a stored study by index. Raises `StudyNotFoundError` naming near ones."""
+    location, backend = _reading(storage)
+    with translated(location):
+        names = [] if backend is None else optuna.get_all_study_names(backend)
+        if backend is None or name not in names:
+            raise not_found(location, name, names)
+        return finished_in(optuna.load_study(study_name=name, storage=backend))
+
+
+def delete_study(storage: str | None, name: str) -> None:
+    """Deletes a study and its ledger for good; the caller has asked. Raises `StudyLockedError` while it is in
+    use.
+    """
+    location, backend = _reading(storage)
+    with translated(location):
+        names = [] if backend is None else optuna.get_all_study_names(backend)
+        if backend is None or name not in names:
+            raise not_found(location, name, names)
+        if location.file is None:
+            optuna.delete_study(study_name=name, storage=backend)
+            return
+        with held(location.beside(name, "lock"), f"the study {name!r}"):
+            ledger = optuna.load_study(study_name=name, storage=backend).user_attrs.get("ledger")
+            optuna.delete_study(study_name=name, storage=backend)
+            if ledger is not None:
+                location.file.with_name(str(ledger)).unlink(missing_ok=True)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the other commands do: plan, inspect, export, evaluate, verify, chat, doctor. Each is callable from a script."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from heretic.apps.chat_model import PlainChatModel
+from heretic.apps.ending import finish
+from heretic.config import Resolved
+from heretic.console import Console
+from heretic.decoding import ENGINES
+from heretic.demo import model_path
+from heretic.exceptions import ConfigurationError, HereticError, StudyNotFoundError
+from heretic.export.folder import inspect_folder
+from heretic.export.manifest import read_manifest
+from heretic.export.verify import verify_folder
+from heretic.model.loading import LoadOptions, load_config, load_model, load_tokenizer
+from heretic.model.source import ModelSource, locate
+from heretic.phases import loading, steps
+from heretic.phases.choice import named_trial
+from heretic.phases.environment import accelerator, versions
+from heretic.phases.evaluation import Confirmation
+from heretic.phases.optimization import create_study
+from heretic.phases.reporting import Result, build_report
+from heretic.phases.state import Run
+from heretic.report import Measurement, RunReport, flat_measurement
+from heretic.stop import StopFlag
+from heretic.study.runner import StudyOutcome
+
+
+def dry_run(resolved: Resolved, *, console: Console) -> dict[str, object]:
+    """The plan of a run: sizes, memory, disk, data sets, features, trials (requirements R-CLI-25). Loads no weights."""
+    settings = resolved.settings
+    run = Run(resolved, console, StopFlag())
+    source = steps.preflight(run)
+    bundle = steps.load_prompts(run)
+    size = loading.weight_bytes(source)
+    return {
+        "model": settings.model,
+        "commit": source.commit,
+        "weights_gb": round(size / 1e9, 3),
+        "memory_needed_gb": round(size * loading.BYTES_SHARE[settings.quantization] / 1e9, 3),
+        "memory_free_gb": round((loading.device_memory() or 0) / 1e9, 3),
+        "disk_needed_gb": round(inspect_folder(source.path).total_bytes / 1e9, 3),
+        "device": accelerator(),
+        "prompts": {name: record["rows"] for name, record in bundle.records().items()},
+        "strategy": settings.strategy,
+        "trials": settings.n_trials,
+        "off": list(run.degradations),
+    }
+
+
+def inspect(resolved: Resolved, *, console: Console, probe: bool) -> dict[str, object]:
+    """What a model is made of: writers, coverage, template, sizes (requirements R-CLI-04). `probe` loads the weights."""
+    from heretic.architectures.resolve import resolve_config_only
+
+    settings = resolved.settings
+    source = locate(settings.model, revision=settings.model_revision, offline=settings.offline)
+    config = load_config(source, trust_remote_code=settings.trust_remote_code)
+    model = load_model(source, loading.load_options(settings)) if probe else None
+    if model is not None:
+        architecture = model.architecture
+    else:
+        architecture = resolve_config_only(config, allow_partial=settings.allow_partial)
+    text = config.get_text_config(decoder=True)
+    heads, shared = getattr(text, "num_attention_heads", None), getattr(text, "num_key_value_heads", None)
+    size = loading.weight_bytes(source)
+    tokenizer = load_tokenizer(source)
+    return {
+        "model": settings.model,
+        "commit": source.commit,
+        "family": architecture.family,
+        "layers": architecture.layers,
+        "hidden_size": architecture.hidden_size,
+        "attention_heads": heads,
+        "key_value_heads": shared,
+        "experts": max((site.experts or 0 for site in architecture.sites), default=0),
+        "tied_embeddings": architecture.tied,
+        "components": {
+            name: sum(site.component == name for site in architecture.sites) for name in architecture.components
+        },
+        "coverage": architecture.covered_share(),
+        "not_covered": [f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"],
+        "weights_gb": round(size / 1e9, 3),
+        "memory_4bit_gb": round(size * loading.BYTES_SHARE["bnb_4bit"] / 1e9, 3),
+        "chat_template": tokenizer.chat_template is not None,
+        "dtype": str(getattr(config, "dtype", None)).removeprefix("torch."),
+        "loaded": None if model is None else model.dtype,
+    }
+
+
+def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> RunReport:
+    """Save a stored trial without searching (requirements R-CLI-10); None chooses by the rule.
+
+    Raises `StudyNotFoundError` for a study without trials, `FingerprintMismatchError` when model or data changed.
+    """
+    settings = resolved.settings.model_copy(update={"trial": trial, "resume": "continue"})
+    run = Run(replace(resolved, settings=settings), console, StopFlag())
+    source = steps.preflight(run)
+    run.bundle = steps.load_prompts(run)
+    run.model = steps.load_network(run, source)
+    run.evaluator, run.baseline = steps.measure_base(run)
+    with create_study(run) as run.study:
+        run.extraction = steps.extract(run)
+        run.context = steps.plan_context(run)
+        finished = run.study.finished_trials()
+        if not finished:
+            raise StudyNotFoundError(f"The study {settings.study_name!r} has no finished trial.", hint="Run it first.")
+        if trial is not None:
+            named_trial(finished, trial)
+        outcome = StudyOutcome(finished, run.study.failed_trials(), "finished")
+        confirmation, confirmed = steps.confirm_finalists(run, outcome)
+        result = Result(outcome, confirmation, confirmed)
+        status = finish(run, result)
+    return build_report(run, result, status)
+
+
+def evaluate_pair(resolved: Resolved, *, console: Console) -> dict[str, object]:
+    """Score `evaluate_model` against `model` on the held-out prompts; both are really loaded (requirements R-CLI-08)."""
+    run = Run(resolved, console, StopFlag())
+    name = run.settings.evaluate_model
+    assert name is not None
+    source, other = loading.find_model(run.settings), loading.find_model(run.settings, name)
+    run.bundle = steps.load_prompts(run)
+    run.model = steps.load_network(run, source)
+    with run.phase("baseline", f"Measuring {source.basename}"):
+        confirmation = Confirmation(run)
+        base = confirmation.measure_base()
+    with run.phase("other", f"Measuring {other.basename}"):
+        edited = _measure_path(run, confirmation, other)
+    return {
+        "status": "complete",
+        "base": {"model": source.basename, **flat_measurement(base)},
+        "model": {"model": other.basename, **flat_measurement(edited)},
+        "noise_floor": confirmation.floor,
+        "degradations": run.degradations,
+    }
+
+
+def _measure_path(run: Run, confirmation: Confirmation, source: ModelSource) -> Measurement:
+    """Another model against the base's replies. The base leaves memory first where both do not fit."""
+    assert run.model is not None
+    free = loading.device_memory()
+    if free is not None and loading.weight_bytes(source) * 1.2 > free:
+        run.model.network.to("meta")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    other = load_model(source, loading.load_options(run.settings))
+    engine = ENGINES["fast" if run.settings.engine == "auto" else run.settings.engine](other)
+    _, measured = confirmation.measure_other(other, engine)
+    return measured
+
+
+def verify(path: str, base: str | None, *, console: Console) -> dict[str, object]:
+    """Check a saved folder: checksums, tensors against the base, stored edits (requirements R-CLI-11)."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigurationError(f"There is no folder {path!r}.", hint="Name a folder that heretic saved.")
+    source = None if base is None else locate(base).path
+    with console.phase("Verifying files") as phase:
+        report = verify_folder(folder, source)
+        phase.result("no problem found" if not report.problems else f"{len(report.problems)} problems")
+    manifest = read_manifest(folder)
+    stored = manifest.get("export")
+    return {
+        "path": folder.name,
+        "passed": not report.problems,
+        "problems": list(report.problems),
+        "notes": list(report.notes),
+        "compared_with_base": source is not None,
+        "grade": str(report.grade),
+        "changed_tensors": len(report.changed),
+        "measured_when_saved": stored.get("verified") if isinstance(stored, dict) else None,
+    }
+
+
+def chat_model(resolved: Resolved, *, console: Console, trial: str | None = None) -> PlainChatModel:
+    """A model to talk to; `trial` is STUDY:N, whose edit is then switched on and off by hooks."""
+    settings = resolved.settings
+    if trial is None:
+        with console.phase("Loading the model"):
+            source = loading.find_model(settings)
+            return PlainChatModel(loading.load(settings, source))
+    name, _, number = trial.rpartition(":")
+    if not name or not number.isdecimal():
+        raise ConfigurationError(f"{trial!r} is no trial.", hint="Give STUDY:N, such as heretic_study:12.")
+    chosen = settings.model_copy(update={"study_name": name, "resume": "continue"})
+    run = Run(replace(resolved, settings=chosen), console, StopFlag())
+    source = steps.preflight(run)
+    run.bundle = steps.load_prompts(run)
+    run.model = steps.load_network(run, source)
+    run.evaluator, run.baseline = steps.measure_base(run)
+    with create_study(run) as run.study:
+        run.extraction = steps.extract(run)
+        run.context = steps.plan_context(run)
+        found = named_trial(run.study.finished_trials(), int(number))
+        return PlainChatModel(run.model, run.edits(found.parameters))
+
+
+def doctor(console: Console) -> dict[str, object]:
+    """Environment, packages, memory, disk, Hub login, and one real load of the bundled model (requirements R-CLI-17)."""
+    import heretic
+
+    checks: list[dict[str, str]] = []
+
+    def check(name: str, status: str, finding: str) -> None:
+        checks.append({"check": name, "status": status, "finding": finding})
+
+    found = versions()
+    check("package", "pass", f"heretic-workbench {found['heretic-workbench']} at {Path(heretic.__file__).parent}")
+    check("torch", "pass", f"{found['torch']}, {accelerator()}")
+    if shutil.which("nvidia-smi") and torch.version.cuda is None:
+        check(
+            "accelerator", "fail", "A GPU driver is installed, but torch is a CPU build: reinstall torch for your driver."
+        )
+    free = shutil.disk_usage(Path.cwd()).free
+    check("disk", "pass" if free > 20e9 else "warn", f"{free / 1e9:.0f} GB free here")
+    memory = loading.device_memory()
+    check("memory", "pass", "unknown" if memory is None else f"{memory / 1e9:.1f} GB free")
+    check("hub login", *_login())
+    try:
+        check("edit and reload", "pass", _edit_and_reload())
+    except HereticError as error:
+        check("edit and reload", "fail", error.message)
+    return {"checks": checks, "passed": all(entry["status"] != "fail" for entry in checks)}
+
+
+def _login() -> tuple[str, str]:
+    from huggingface_hub import get_token
+
+    return ("pass", "yes") if get_token() else ("warn", "no; needed for gated models and uploads only")
+
+
+def _edit_and_reload() -> str:
+    """One full-strength edit of the bundled model, written, loaded again and compared."""
+    from heretic.export.shards import patch_model
+    from heretic.export.trace import trace_sites
+    from heretic.interventions.edit import ablation
+    from heretic.publish import staged_folder
+
+    source = ModelSource("demo", model_path(), None)
+    model = load_model(source, LoadOptions())
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(1, model.architecture.hidden_size, generator=generator)
+    edits = {site: ablation(direction, torch.ones(1)) for site in model.architecture.sites}
+    files = inspect_folder(source.path)
+    with tempfile.TemporaryDirectory() as folder, staged_folder(Path(folder) / "edited") as staging:
+        report = patch_model(files, staging.path, edits, trace_sites(model.network, list(edits), files))
+        load_model(ModelSource("edited", staging.path, None), LoadOptions())
+    return f"{len(report.changed)} tensors edited and loaded again"
+

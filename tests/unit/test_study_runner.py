@@ -1,0 +1,459 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search loop in one process: sequence, duplicates, failures, budgets, storage faults (R-SEA-10 to
+R-SEA-21).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heretic.exceptions import FingerprintMismatchError, StudyCorruptError, TooManyFailedTrialsError
+from heretic.study.ledger import FileLedger
+from heretic.study.measuring import _outcomes
+from heretic.study.records import checked
+from heretic.study.runner import StudyOutcome, run_study
+from heretic.study.sampler import SAMPLERS
+from heretic.study.space import canonical_key, default_space
+from heretic.study.state import Study, open_study
+from heretic.study.types import Dimension, FinishedTrial, Json, Progress, Proposal, Scores, TrialFailure
+
+SPACE = default_space(("attn.o_proj", "mlp.down_proj"), 8)
+FINGERPRINT: dict[str, Json] = {"model": "m", "seed": 3}
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where there is one: these tests are about order, not about the speed of a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def measure(proposal: Proposal) -> Scores:
+    """A cheap landscape: strong edits lower the behaviour and raise the KL."""
+    attention = float(proposal.parameters["attn.o_proj.max_weight"] or 0.0)
+    dense = float(proposal.parameters["mlp.down_proj.max_weight"] or 0.0)
+    rate = math.exp(-attention - 0.7 * dense)
+    divergence = 0.1 * attention**2 + 0.2 * dense**2 + 1e-3
+    hits = round(100 * rate)
+    measured = {"rate": rate, "hits": hits, "n": 100, "kl_mean": divergence}
+    return Scores((rate, divergence), {"effect": rate - 0.9, "guard": divergence - 0.5}, measured)
+
+
+class Landscape:
+    """Evaluates proposals and remembers which."""
+
+    def __init__(self) -> None:
+        self.evaluated: list[Proposal] = []
+        self.seen: list[int] = []
+
+    def __call__(
+        self, proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]
+    ) -> list[Scores | TrialFailure]:
+        self.evaluated += proposals
+        self.seen.append(len(finished))
+        return [measure(proposal) for proposal in proposals]
+
+
+def run(study: Study, evaluate: Any, n_trials: int, **options: Any) -> StudyOutcome:
+    settings: dict[str, Any] = {"space": SPACE, "seed": 3, "batch_size": 4, "n_startup_trials": 8, **options}
+    return run_study(study, evaluate, n_trials=n_trials, **settings)
+
+
+def in_memory() -> Study:
+    return open_study(None, fingerprint=FINGERPRINT)
+
+
+def in_file(folder: Path, **options: Any) -> Study:
+    return open_study(f"sqlite:///{folder}/s.db", "s", fingerprint=FINGERPRINT, **options)
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_r_sea_06_every_sampler_is_a_function_of_seed_and_index(sampler: str) -> None:
+    count = 24
+    options: dict[str, Any] = {"sampler": sampler}
+    if sampler == "gp":  # seconds a trial: one step of it over two dimensions
+        count = 4
+        peaks = tuple(dimension for dimension in SPACE if dimension.name.endswith("max_weight"))
+        options |= {"space": peaks, "n_startup_trials": 3, "batch_size": 1}
+    first, second, other = Landscape(), Landscape(), Landscape()
+    run(in_memory(), first, count, **options)
+    run(in_memory(), second, count, **options)
+    run(in_memory(), other, count, **{**options, "seed": 4})
+    assert first.evaluated == second.evaluated
+    assert first.evaluated != other.evaluated, "control: the seed matters"
+    assert len({canonical_key(proposal.parameters) for proposal in first.evaluated}) == len(first.evaluated)
+    assert first.seen == list(range(0, count, options.get("batch_size", 4))), (
+        "evaluate sees exactly the earlier batches"
+    )
+
+
+def test_tpe_learns_where_random_does_not() -> None:
+    """The model-based part finds better points than the start-up sequence continued (control)."""
+
+    def best(sampler: str) -> float:
+        outcome = run(in_memory(), Landscape(), 60, sampler=sampler, n_startup_trials=16)
+        return min(sum(trial.scores.objectives) for trial in outcome.finished[16:] if trial.scores.feasible)
+
+    assert best("tpe") < best("qmc") + 1e-9
+    recent = run(in_memory(), Landscape(), 60, n_startup_trials=16).finished[30:]
+    baseline = run(in_memory(), Landscape(), 60, sampler="qmc").finished[30:]
+    assert sum(t.scores.feasible for t in recent) > sum(t.scores.feasible for t in baseline)
+
+
+def test_r_sea_21_resume_adds_trials_and_continues_the_sequence(tmp_path: Path) -> None:
+    whole = Landscape()
+    reference = run(in_memory(), whole, 20)
+    parts = Landscape()
+    for total in (8, 8, 20):  # the second run finds nothing left to do
+        with in_file(tmp_path) as study:
+            outcome = run(study, parts, total)
+            assert len(outcome.finished) == total and outcome.reason == "finished"
+    assert parts.evaluated == whole.evaluated
+    assert outcome.finished == reference.finished
+
+
+def test_reliability_a10_no_point_twice_over_odd_cuts(tmp_path: Path) -> None:
+    landscape = Landscape()
+    for total in (3, 5, 11, 18):
+        with in_file(tmp_path) as study:
+            run(study, landscape, total)
+    keys = [canonical_key(proposal.parameters) for proposal in landscape.evaluated]
+    assert len(keys) == len(set(keys)) == 18
+    assert [proposal.index for proposal in landscape.evaluated] == list(range(18))
+
+
+def test_duplicates_are_told_but_not_evaluated() -> None:
+    """A space of four edits: ten trials complete, four are measured; copies carry the original's scores."""
+    space = (Dimension("a.max_weight", "int", 0, 3),)
+    calls: list[Proposal] = []
+
+    def evaluate(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Scores]:
+        calls.extend(proposals)
+        values = [float(proposal.parameters["a.max_weight"] or 0) for proposal in proposals]
+        return [Scores((value, 3 - value), {}, {"call": len(calls)}) for value in values]
+
+    study = in_memory()
+    outcome = run(study, evaluate, 10, space=space)
+    assert len(outcome.finished) == 10
+    assert len(calls) == len({canonical_key(call.parameters) for call in calls}) == 4
+    marks = {
+        row.user_attrs["proposal"]["index"]: row.user_attrs.get("duplicate_of") for row in study.inner.trials
+    }
+    by_index = {trial.index: trial for trial in outcome.finished}
+    copies = {index: original for index, original in marks.items() if original is not None}
+    assert len(copies) == 6
+    for index, original in copies.items():
+        assert marks[original] is None
+        assert by_index[index].parameters == by_index[original].parameters
+        assert by_index[index].scores == by_index[original].scores
+
+
+def test_warm_starts_are_the_first_trials_and_kept_on_resume(tmp_path: Path) -> None:
+    warm = [
+        {"attn.o_proj.max_weight": 0.75, "direction_scope": "per_layer"},
+        {"mlp.down_proj.max_weight": 99.0},
+    ]
+    with in_file(tmp_path) as study:
+        first = run(study, Landscape(), 1, warm_start=warm, batch_size=1).finished
+    with in_file(tmp_path) as study:
+        trials = run(study, Landscape(), 3, warm_start=[{"attn.o_proj.max_weight": 0.1}]).finished
+    assert trials[0] == first[0]
+    assert trials[0].parameters["attn.o_proj.max_weight"] == 0.75
+    assert trials[0].parameters["direction_index"] is None
+    assert trials[1].parameters["mlp.down_proj.max_weight"] == 1.5, "made legal"
+    assert trials[2].parameters["attn.o_proj.max_weight"] != 0.1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Scores((float("nan"), 0.1)),
+        Scores((0.1, float("inf"))),
+        Scores((0.1, 0.1), {"guard": float("nan")}),
+        Scores((0.1, 0.1), {}, {"kl_mean": float("nan")}),
+        Scores((0.1, 0.1), {}, {"kl_mean": np.float32(0.5)}),  # type: ignore[dict-item]  # the fault under test
+        None,
+    ],
+)
+def test_reliability_a09_a16_bad_scores_fail_with_a_reason(bad: Any) -> None:
+    def evaluate(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Any]:
+        return [bad if proposal.index in (2, 5) else measure(proposal) for proposal in proposals]
+
+    study = in_memory()
+    outcome = run(study, evaluate, 8)
+    assert [trial.index for trial in outcome.finished] == [0, 1, 3, 4, 6, 7, 8, 9], (
+        "A11: n_trials counts complete"
+    )
+    assert sorted(outcome.failed) == [2, 5] and "Trial 2" in outcome.failed[2]
+    assert study.failed_trials() == outcome.failed
+    assert isinstance(
+        checked(measure(Proposal(0, {"attn.o_proj.max_weight": 1.0, "mlp.down_proj.max_weight": 0.0})), "x"),
+        Scores,
+    )
+
+
+def test_a_failing_pass_is_repeated_one_by_one() -> None:
+    def evaluate(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Scores]:
+        if any(proposal.index == 1 for proposal in proposals):
+            raise FloatingPointError("overflow in trial 1")
+        return [measure(proposal) for proposal in proposals]
+
+    outcome = run(in_memory(), evaluate, 5)
+    assert list(outcome.failed) == [1] and "overflow" in outcome.failed[1]
+
+    def broken(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Scores]:
+        raise KeyError("our own mistake")
+
+    with pytest.raises(KeyError):
+        _outcomes(broken, [Proposal(0, {})], [])
+
+
+def test_reliability_a09_five_failures_in_a_row_stop_the_run() -> None:
+    def evaluate(
+        proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]
+    ) -> list[Scores | TrialFailure]:
+        return [
+            TrialFailure("no memory") if proposal.index >= 4 else measure(proposal) for proposal in proposals
+        ]
+
+    study = in_memory()
+    with pytest.raises(TooManyFailedTrialsError) as error:
+        run(study, evaluate, 30)
+    assert "no memory" in error.value.message
+    assert len(study.finished_trials()) == 4 and len(study.failed_trials()) == 8
+
+    def often(
+        proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]
+    ) -> list[Scores | TrialFailure]:
+        return [TrialFailure("odd") if proposal.index % 2 else measure(proposal) for proposal in proposals]
+
+    with pytest.raises(TooManyFailedTrialsError):
+        run(in_memory(), often, 100, max_failed=9)
+
+
+def test_stop_and_deadline_act_between_batches() -> None:
+    """R-SEA-13, REL-R06: the running batch is finished, no row stays open, the next run goes on."""
+    landscape, study, now = Landscape(), in_memory(), [0.0]
+    stopped = run(study, landscape, 16, stop=lambda: len(landscape.evaluated) >= 4)
+    assert stopped.reason == "stopped" and len(stopped.finished) == 4
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    late = run(study, landscape, 16, deadline=now[0] + 3, clock=clock)
+    assert late.reason == "out of time" and 4 < len(late.finished) < 16
+    done = run(study, landscape, 16)
+    assert done.reason == "finished" and [trial.index for trial in done.finished] == list(range(16))
+
+
+def test_progress_reports_this_process_only() -> None:
+    """R-SEA-14 with a fake clock: two seconds a batch of four; the resumed run does not count the old trials."""
+    study, now = in_memory(), [100.0]
+    seen: list[Progress] = []
+
+    def evaluate(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Scores]:
+        now[0] += 2.0
+        return [measure(proposal) for proposal in proposals]
+
+    run(study, evaluate, 8)
+    run(
+        study, evaluate, 16, on_progress=seen.append, clock=lambda: now[0], reference=(1.0, 0.5), kl_limit=0.3
+    )
+    progress = seen[0]
+    assert (progress.finished, progress.wanted, progress.failed) == (12, 16, 0)
+    assert progress.trials_per_second == pytest.approx(2.0) and progress.eta_s == pytest.approx(2.0)
+    assert len(progress.batch) == 4 and progress.front_size >= 1 and 0 < progress.hypervolume < 1
+    assert progress.best is not None and progress.best.scores.objectives[1] <= 0.3
+    assert seen[1].hypervolume >= seen[0].hypervolume and seen[1].eta_s == 0
+
+
+def test_stall_stops_a_search_that_no_longer_improves() -> None:
+    def flat(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Scores]:
+        return [Scores((0.5, 0.5)) for _ in proposals]
+
+    outcome = run(in_memory(), flat, 80, sampler="qmc", stop_on_stall=True)
+    assert outcome.reason == "stalled" and 40 < len(outcome.finished) < 60
+    assert run(in_memory(), flat, 48, sampler="qmc").reason == "finished", "control: off by default"
+
+
+def test_another_space_or_seed_is_refused_and_the_batch_size_is_kept(tmp_path: Path) -> None:
+    with in_file(tmp_path) as study:
+        run(study, Landscape(), 2, batch_size=2)
+    with in_file(tmp_path) as study:
+        for change in (
+            {"seed": 4},
+            {"space": default_space(("attn.o_proj", "mlp.down_proj"), 9)},
+            {"sampler": "qmc"},
+        ):
+            with pytest.raises(FingerprintMismatchError) as error:
+                run(study, Landscape(), 4, **change)
+            assert error.value.details
+        landscape = Landscape()
+        run(study, landscape, 6, batch_size=64)
+        assert landscape.seen == [2, 4], "A05: two trials per batch, as stored"
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing catches it."""
+
+
+def dump(study: Study) -> list[Any]:
+    return [(t.index, t.parameters, t.scores) for t in study.finished_trials()]
+
+
+@pytest.mark.parametrize("point", ["ledger", "rows"])
+def test_lost_tell_is_taken_from_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """A result whose tell was lost is told from the ledger, not measured again; so also if the row itself is
+    lost.
+    """
+    reference = in_memory()
+    run(reference, Landscape(), 8)
+    original = FileLedger.append
+
+    def append_then_die(self: FileLedger, record: Any) -> None:
+        original(self, record)
+        if record["index"] == 5:
+            raise Killed
+
+    first = Landscape()
+    monkeypatch.setattr(FileLedger, "append", append_then_die)
+    with in_file(tmp_path) as study, pytest.raises(Killed):
+        run(study, first, 8)
+    monkeypatch.undo()
+    if point == "rows":  # as after a power loss that took the batch from the database, not from the ledger
+        with sqlite3.connect(tmp_path / "s.db") as connection:
+            connection.execute("PRAGMA foreign_keys = ON")
+            for table in ("trial_params", "trial_user_attributes", "trial_system_attributes"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE trial_id IN (SELECT trial_id FROM trials WHERE number >= 4)"
+                )
+            connection.execute("DELETE FROM trials WHERE number >= 4")
+        connection.close()
+    second = Landscape()
+    with in_file(tmp_path) as study:
+        run(study, second, 8)
+        assert [trial.index for trial in study.finished_trials()] == list(range(8))
+        assert dump(study) == dump(reference)
+        assert [proposal.index for proposal in second.evaluated] == [6, 7], "4 and 5 are not measured again"
+        assert not any(row.state.name == "RUNNING" for row in study.inner.trials)
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The process "dies" just before write number `count` to the database."""
+    from optuna.storages import RDBStorage
+
+    left = [count]
+
+    def limited(method: Any) -> Any:
+        def write(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return method(*arguments, **options)
+
+        return write
+
+    for name in (
+        "create_new_trial",
+        "set_trial_user_attr",
+        "set_trial_system_attr",
+        "set_trial_state_values",
+        "set_study_user_attr",
+    ):
+        monkeypatch.setattr(RDBStorage, name, limited(getattr(RDBStorage, name)))
+
+
+@pytest.mark.parametrize("count", range(0, 80, 7))
+def test_rel_01_crash_before_any_write_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    reference = in_memory()
+    run(reference, Landscape(), 12, n_startup_trials=4)
+    crash_at(monkeypatch, count)
+    with pytest.raises(Killed), in_file(tmp_path) as study:
+        run(study, Landscape(), 12, n_startup_trials=4)
+        raise Killed
+    monkeypatch.undo()
+    with in_file(tmp_path) as study:
+        run(study, Landscape(), 12, n_startup_trials=4)
+        assert dump(study) == dump(reference)
+        assert not any(row.state.name == "RUNNING" for row in study.inner.trials)
+
+
+def test_a01_a_trial_that_kills_its_process_is_failed_at_last(tmp_path: Path) -> None:
+    def deadly(proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]) -> list[Scores]:
+        if any(proposal.index == 1 for proposal in proposals):
+            raise Killed
+        return [measure(proposal) for proposal in proposals]
+
+    for _ in range(3):  # the first attempt and two retries
+        with in_file(tmp_path) as study, pytest.raises(Killed):
+            run(study, deadly, 4, batch_size=1)
+    with in_file(tmp_path) as study:
+        outcome = run(study, deadly, 4, batch_size=1)
+    assert list(outcome.failed) == [1] and "ended 3 times" in outcome.failed[1]
+    assert [trial.index for trial in outcome.finished] == [0, 2, 3, 4]
+
+
+def test_a_row_that_differs_from_the_ledger_is_corruption(tmp_path: Path) -> None:
+    with in_file(tmp_path) as study:
+        run(study, Landscape(), 2)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = replace(value_json, '100', '101') WHERE key = 'scores'"
+        )
+    connection.close()
+    with in_file(tmp_path) as study, pytest.raises(StudyCorruptError):
+        run(study, Landscape(), 4)
+
+
+def test_reliability_a06_a_locked_database_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program holds the database around the tells; the run waits, notes it and loses nothing."""
+    landscape = Landscape()
+    blocker = sqlite3.connect(tmp_path / "s.db", timeout=0, isolation_level=None, check_same_thread=False)
+    tries = [0]
+
+    def evaluate(
+        proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]
+    ) -> Sequence[Scores | TrialFailure]:
+        if not finished:
+            blocker.execute("BEGIN EXCLUSIVE")
+        return landscape(proposals, finished)
+
+    def release(record: logging.LogRecord) -> bool:
+        if "locked" in record.getMessage():
+            tries[0] += 1
+            blocker.execute("ROLLBACK")
+        return True
+
+    logger = logging.getLogger("heretic.study")
+    logger.addFilter(release)
+    try:
+        with in_file(tmp_path, timeout_s=0.2) as study:
+            outcome = run(study, evaluate, 8)
+    finally:
+        logger.removeFilter(release)
+        blocker.close()
+    assert tries[0] == 1 and len(outcome.finished) == 8 and len(landscape.evaluated) == 8
+
+
+def test_no_warning_reaches_the_user() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(in_memory(), Landscape(), 12, n_startup_trials=4)
