@@ -35,20 +35,24 @@ class AdaptiveBatch:
         self._failed_at: int | None = None
         self._clean = 0
 
-    def __call__(
-        self, items: Sequence[Item], function: Callable[[Sequence[Item]], Result]
-    ) -> list[Result]:
+    def __call__(self, items: Sequence[Item], function: Callable[[Sequence[Item]], Result]) -> list[Result]:
         """Results of `function` over consecutive batches; raises `BatchSizeError` when one row does not fit."""
         results: list[Result] = []
         position = 0
         while position < len(items):
             batch = items[position : position + self.width]
+            failed = False
             try:
                 results.append(function(batch))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._shrink(len(batch), error)
+                failed = True
+            if failed:
+                # Only here: the error's traceback kept the tensors of the failed pass alive.
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 continue
             position += len(batch)
             self._grow()
@@ -64,8 +68,6 @@ class AdaptiveBatch:
         self._clean = 0
         self.width = max(1, rows // 2)
         logger.warning("out of memory at %d rows in %s; going on with %d", rows, self.operation, self.width)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _grow(self) -> None:
         if self._failed_at is None:
@@ -73,4 +75,5 @@ class AdaptiveBatch:
         self._clean += 1
         if self._clean >= 8:
             self._clean = 0
-            self.width = max(self.width, min(int(self.width * 1.25), int(self._failed_at * 0.9)))
+            wider = max(self.width + 1, int(self.width * 1.25))  # from 1 to 3 rows a quarter is less than one row
+            self.width = max(self.width, min(wider, int(self._failed_at * 0.9)))

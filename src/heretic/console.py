@@ -143,10 +143,12 @@ class Console(Questions):
         if self.verbose and not self.quiet:
             self._say(Text(_clean(text), style="dim"))
 
-    def warn(self, text: str, hint: str | None = None) -> None:
-        """Something the user should look at; shown with --quiet too."""
-        LOGGER.warning("%s%s", text, f" ({hint})" if hint else "")
+    def warn(self, text: str, hint: str | None = None, *, details: Sequence[str] = ()) -> None:
+        """Something the user should look at, with its findings and its cure; shown with --quiet too."""
+        LOGGER.warning("%s%s", " ".join((text, *details)), f" ({hint})" if hint else "")
         self._say(Text.assemble(("warning: ", "bold yellow"), _clean(text)))
+        for line in details:
+            self._say(Text(f"  - {_clean(line)}"))
         if hint:
             self._say(Text.assemble(("  -> ", "yellow"), _clean(hint)))
 

@@ -133,15 +133,21 @@ class Evaluator:
         return self.reference
 
     def _base_log_probabilities(self, rows: Sequence[tuple[int, ...]], keep: int) -> Tensor:
-        return self.model.logits(self.model.batch(rows), keep).log_softmax(dim=-1).cpu()
+        return self._last_logits(rows, keep).log_softmax(dim=-1).cpu()
+
+    def _last_logits(self, rows: Sequence[tuple[int, ...]], keep: int) -> Tensor:
+        """Logits of the last `keep` positions [rows, keep, V]; zeros before the start of a batch that is shorter."""
+        logits = self.model.logits(self.model.batch(rows), keep)
+        return torch.nn.functional.pad(logits, (0, 0, keep - logits.shape[1], 0))
 
     def noise_floor(self) -> float:
         """Mean KL of the base against itself in another batch shape (requirements R-EVA-21)."""
         reference = self._require_reference()
         order = list(range(0, len(reference.sequences), 2)) + list(range(1, len(reference.sequences), 2))
-        other = AdaptiveBatch("log-probabilities", max(1, self.kl_batches.width // 3))
+        other = AdaptiveBatch("log-probabilities", max(1, min(self.kl_batches.width, len(order)) // 3))
         parts = other(order, lambda rows: self._kl_of_rows(rows, [{}])[0])
-        return float(torch.cat(parts).mean())
+        summary = divergence_summary(torch.cat(parts), reference.counts[torch.tensor(order)])
+        return 0.0 if summary is None else summary.mean
 
     def base_outcome(self) -> Outcome:
         """The unedited model on the bad prompts: whole replies, judged."""
@@ -158,9 +164,7 @@ class Evaluator:
             replies=replies,
         )
 
-    def replies_under(
-        self, edits: Edits, sequences: Sequence[tuple[int, ...]], limit: int
-    ) -> list[Reply]:
+    def replies_under(self, edits: Edits, sequences: Sequence[tuple[int, ...]], limit: int) -> list[Reply]:
         """Whole replies of one trial to any token sequences, in their order."""
 
         def batch(rows: Sequence[tuple[int, ...]]) -> list[Reply]:
@@ -184,6 +188,9 @@ class Evaluator:
             if len(trials) == 1:
                 return [Outcome(status="failed", kl=None, reason=error.message)]
             logger.warning("%d trials do not fit in one pass; measuring them one by one", len(trials))
+        # One prompt of all trials was too much; the single trials start from widths of their own.
+        self.decoding_batches = AdaptiveBatch("generation", len(trials))
+        self.kl_batches = AdaptiveBatch("log-probabilities", len(trials))
         alone = [
             self.score([edits], lambda _, hits, kl, number=number: can_win(number, hits, kl))  # type: ignore[misc]
             for number, edits in enumerate(trials)
@@ -208,9 +215,7 @@ class Evaluator:
     def divergences(self, trials: Sequence[Edits]) -> list[Divergence | None]:
         """Teacher-forced KL of each trial, None where it is not finite."""
         reference = self._require_reference()
-        parts = self.kl_batches(
-            range(len(reference.sequences)), lambda rows: self._kl_of_rows(rows, trials)
-        )
+        parts = self.kl_batches(range(len(reference.sequences)), lambda rows: self._kl_of_rows(rows, trials))
         per_position = torch.cat(parts, dim=1)
         return [divergence_summary(values, reference.counts) for values in per_position]
 
@@ -219,12 +224,12 @@ class Evaluator:
         reference = self._require_reference()
         count = len(trials)
         assignment = torch.arange(count, device=self.model.device).repeat_interleave(len(rows))
-        batch = self.model.batch([reference.sequences[row] for row in rows] * count)
+        sequences = [reference.sequences[row] for row in rows] * count
         index = torch.tensor(list(rows))
         base = reference.log_probabilities[index].to(self.model.device)
         steps = base.shape[1]
         with applied(self.model.network, trials, Rows(assignment)):
-            logits = self.model.logits(batch, steps)
+            logits = self._last_logits(sequences, steps)
         values = torch.stack([kl_per_position(base, part) for part in logits.chunk(count)])
         position = torch.arange(steps, device=values.device)
         counts = reference.counts[index].to(values.device)
@@ -279,17 +284,21 @@ class _Generation:
                 self._drop_hopeless(alive, len(prompts), requests, decoding.replies(), decoding.leave)
             decoding.advance(evaluator.lengths.response)
         replies = decoding.replies()
-        judgements = evaluator.scorer.judge(requests, [reply.text for reply in replies])
         for slot, trial in enumerate(alive):
             part = slice(slot * len(prompts), (slot + 1) * len(prompts))
+            texts = [reply.text for reply in replies[part]]
+            # A reply cut at the check point may grow, so only what it shows for certain counts in the bound.
+            whole = not self.dominated[trial]
             self.replies[trial].extend(replies[part])
-            self.judgements[trial].extend(judgements[part])
+            self.judgements[trial].extend(evaluator.scorer.judge(requests[part], texts, final=whole))
 
     def _stopper(self, requests: Sequence[str]) -> Stopper:
         scorer = self.evaluator.scorer
 
         def stop(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
-            return [verdict.hit for verdict in scorer.judge([requests[row] for row in rows], texts, final=False)]
+            return [
+                verdict.hit for verdict in scorer.judge([requests[row] for row in rows], texts, final=False)
+            ]
 
         return stop
 

@@ -174,6 +174,20 @@ def quiet_libraries(*, verbose: bool = False) -> None:
         logging.getLogger(name).setLevel(logging.WARNING if verbose else logging.ERROR)
 
 
+def tame_progress_bars(*, terminal: bool) -> None:
+    """Set how libraries draw their own bars, before one of them is imported (they read this once).
+
+    On a terminal: ASCII, and only for what lasts longer than a second, so that downloads show and trifles do not.
+    Elsewhere: none at all (R-CLI-24).
+    """
+    if terminal:
+        os.environ.setdefault("TQDM_ASCII", " 123456789#")
+        os.environ.setdefault("TQDM_DELAY", "1")
+    else:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def write_crash_file(text: str) -> Path:
     """Store a traceback where no log file is kept; a new file in the temporary folder, readable by its
     owner only.

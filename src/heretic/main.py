@@ -14,7 +14,17 @@ from heretic.report import RunReport
 from heretic.stop import StopFlag
 from heretic.tasks import chat_model, doctor, dry_run, evaluate_pair, export_trial, inspect, verify
 
-__all__ = ["chat_model", "demo", "doctor", "dry_run", "evaluate_pair", "export_trial", "inspect", "run", "verify"]
+__all__ = [
+    "chat_model",
+    "demo",
+    "doctor",
+    "dry_run",
+    "evaluate_pair",
+    "export_trial",
+    "inspect",
+    "run",
+    "verify",
+]
 
 
 def run(resolved: Resolved, *, console: Console, stop: StopFlag) -> RunReport:

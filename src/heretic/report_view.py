@@ -20,7 +20,7 @@ from heretic.trial_display import duration
 
 EXAMPLES: Final = 3
 REPLY_LIMIT: Final = 600
-WHERE: Final = {"search": "search prompts", "held_out": "held-out prompts", "saved": "saved files, reloaded"}
+WHERE: Final = {"search": "search prompts", "held_out": "held-out prompts", "saved": "held-out prompts"}
 UNKNOWN: Final = "not measured"
 FRONT_COLUMNS: Final = (
     "trial",
@@ -134,7 +134,7 @@ def _measurements(report: RunReport) -> list[tuple[str, Measurement]]:
         if chosen.held_out is not None:
             rows.append((f"trial {chosen.trial}", chosen.held_out))
     if report.verified is not None:
-        rows.append(("edited", report.verified))
+        rows.append(("saved files", report.verified))
     return rows
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heretic.exceptions import NonFiniteError
+from heretic.exceptions import ExtractionError, NonFiniteError
 from heretic.linalg.streaming import StreamingMean
 from heretic.model.model import Model
 
@@ -54,8 +54,10 @@ def capture(
 ) -> ResidualStats:
     """Residuals of token sequences. `run` splits the work into batches that fit (see `batching.AdaptiveBatch`).
 
-    Raises `NonFiniteError` with layer and prompt number.
+    Raises `NonFiniteError` with layer and prompt number, `ExtractionError` for an empty list.
     """
+    if not sequences:
+        raise ExtractionError("There is no prompt to capture residuals of.", hint="Check the prompt source's slice.")
 
     def forward(rows: Sequence[Sequence[int]]) -> Tensor:
         with last_positions(model) as collected:

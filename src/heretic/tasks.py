@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 
 from heretic.apps.chat_model import PlainChatModel
 from heretic.apps.ending import finish
-from heretic.config import Resolved
+from heretic.config import Resolved, built_in_behaviours, resolve_settings
 from heretic.console import Console
 from heretic.decoding import ENGINES
 from heretic.demo import model_path
@@ -32,6 +34,25 @@ from heretic.phases.state import Run
 from heretic.report import Measurement, RunReport, flat_measurement
 from heretic.stop import StopFlag
 from heretic.study.runner import StudyOutcome
+
+MEASURING = (
+    "behaviour",
+    "bad_prompts",
+    "good_prompts",
+    "bad_evaluation_prompts",
+    "good_evaluation_prompts",
+    "bad_confirmation_prompts",
+    "good_confirmation_prompts",
+    "over_behaviour_prompts",
+    "system_prompt",
+    "response_prefix",
+    "max_response_length",
+    "max_prompt_tokens",
+    "kl_divergence_tokens",
+    "refusal_detection_mode",
+    "dtypes",
+)
+"""Settings that decide what a saved model's figures mean; nothing else is taken from a file of a stranger."""
 
 
 def dry_run(resolved: Resolved, *, console: Console) -> dict[str, object]:
@@ -63,7 +84,7 @@ def inspect(resolved: Resolved, *, console: Console, probe: bool) -> dict[str, o
     settings = resolved.settings
     source = locate(settings.model, revision=settings.model_revision, offline=settings.offline)
     config = load_config(source, trust_remote_code=settings.trust_remote_code)
-    model = load_model(source, loading.load_options(settings)) if probe else None
+    model = loading.load(settings, source) if probe else None
     if model is not None:
         architecture = model.architecture
     else:
@@ -83,10 +104,13 @@ def inspect(resolved: Resolved, *, console: Console, probe: bool) -> dict[str, o
         "experts": max((site.experts or 0 for site in architecture.sites), default=0),
         "tied_embeddings": architecture.tied,
         "components": {
-            name: sum(site.component == name for site in architecture.sites) for name in architecture.components
+            name: sum(site.component == name for site in architecture.sites)
+            for name in architecture.components
         },
         "coverage": architecture.covered_share(),
-        "not_covered": [f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"],
+        "not_covered": [
+            f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"
+        ],
         "weights_gb": round(size / 1e9, 3),
         "memory_4bit_gb": round(size * loading.BYTES_SHARE["bnb_4bit"] / 1e9, 3),
         "chat_template": tokenizer.chat_template is not None,
@@ -111,7 +135,9 @@ def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> 
         run.context = steps.plan_context(run)
         finished = run.study.finished_trials()
         if not finished:
-            raise StudyNotFoundError(f"The study {settings.study_name!r} has no finished trial.", hint="Run it first.")
+            raise StudyNotFoundError(
+                f"The study {settings.study_name!r} has no finished trial.", hint="Run it first."
+            )
         if trial is not None:
             named_trial(finished, trial)
         outcome = StudyOutcome(finished, run.study.failed_trials(), "finished")
@@ -148,36 +174,86 @@ def _measure_path(run: Run, confirmation: Confirmation, source: ModelSource) -> 
     assert run.model is not None
     free = loading.device_memory()
     if free is not None and loading.weight_bytes(source) * 1.2 > free:
-        run.model.network.to("meta")
+        torch.nn.Module.to(run.model.network, "meta")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    other = load_model(source, loading.load_options(run.settings))
+    other = loading.load(run.settings, source)
     engine = ENGINES["fast" if run.settings.engine == "auto" else run.settings.engine](other)
     _, measured = confirmation.measure_other(other, engine)
     return measured
 
 
 def verify(path: str, base: str | None, *, console: Console) -> dict[str, object]:
-    """Check a saved folder: checksums, tensors against the base, stored edits (requirements R-CLI-11)."""
+    """Check a saved folder (requirements R-CLI-11): checksums; with `base` every tensor against base plus stored edits
+    and the figures of the manifest measured again."""
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigurationError(f"There is no folder {path!r}.", hint="Name a folder that heretic saved.")
-    source = None if base is None else locate(base).path
+    source = None if base is None else locate(base)
     with console.phase("Verifying files") as phase:
-        report = verify_folder(folder, source)
+        report = verify_folder(folder, None if source is None else source.path)
         phase.result("no problem found" if not report.problems else f"{len(report.problems)} problems")
-    manifest = read_manifest(folder)
-    stored = manifest.get("export")
+    problems, notes = list(report.problems), list(report.notes)
+    measured: dict[str, object] | None = None
+    if source is None:
+        notes.append("No --base was given: tensors were not compared and nothing was measured again.")
+    elif not problems:
+        measured = _measured_again(folder, source, console, problems, notes)
     return {
         "path": folder.name,
-        "passed": not report.problems,
-        "problems": list(report.problems),
-        "notes": list(report.notes),
+        "passed": not problems,
+        "problems": problems,
+        "notes": notes,
         "compared_with_base": source is not None,
         "grade": str(report.grade),
         "changed_tensors": len(report.changed),
-        "measured_when_saved": stored.get("verified") if isinstance(stored, dict) else None,
+        "measured_again": measured,
     }
+
+
+def _measured_again(
+    folder: Path, base: ModelSource, console: Console, problems: list[str], notes: list[str]
+) -> dict[str, object] | None:
+    """Rate and KL of the folder against the base on the prompts named in its manifest; differences are problems."""
+    manifest = read_manifest(folder)
+    export, stored = manifest.get("export"), manifest.get("settings")
+    wanted = export.get("verified") if isinstance(export, dict) else None
+    if not isinstance(wanted, dict) or not isinstance(stored, dict):
+        notes.append("The manifest holds no measured figures to compare with.")
+        return None
+    try:
+        resolved = settings_from_manifest(stored, base, folder)
+        run = Run(resolved, console, StopFlag())
+        run.bundle = steps.load_prompts(run)
+    except HereticError as error:
+        notes.append(f"Not measured again, because the prompts of the run are not here: {error.message}")
+        return None
+    run.model = steps.load_network(run, base)
+    with run.phase("measure", "Measuring again"):
+        confirmation = Confirmation(run)
+        confirmation.measure_base()
+        found = _measure_path(run, confirmation, locate(str(folder)))
+    same = found.rate.hits == wanted["rate"]["hits"] and found.rate.n == wanted["rate"]["n"]
+    if not same:
+        problems.append(
+            f"The behaviour was recorded as {wanted['rate']['hits']}/{wanted['rate']['n']} and is now "
+            f"{found.rate.hits}/{found.rate.n}."
+        )
+    return flat_measurement(found)
+
+
+def settings_from_manifest(stored: Mapping[str, object], base: ModelSource, folder: Path) -> Resolved:
+    """The settings of a saved run that decide its figures, as if given on the command line, offline."""
+    tokens = ["--model", base.name, "--offline", "--auto-select-path", str(folder)]
+    for name, entry in stored.items():
+        value = entry.get("value") if isinstance(entry, Mapping) else entry
+        if name == "behaviour" and value not in built_in_behaviours():
+            continue
+        if name.split(".")[0] in MEASURING and value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            tokens.append(f"--{name.replace('_', '-')}={text}")
+    with tempfile.TemporaryDirectory() as empty:  # a config.toml beside the saved model must not speak
+        return resolve_settings(tokens, environ={}, cwd=Path(empty))
 
 
 def chat_model(resolved: Resolved, *, console: Console, trial: str | None = None) -> PlainChatModel:
@@ -213,11 +289,17 @@ def doctor(console: Console) -> dict[str, object]:
         checks.append({"check": name, "status": status, "finding": finding})
 
     found = versions()
-    check("package", "pass", f"heretic-workbench {found['heretic-workbench']} at {Path(heretic.__file__).parent}")
+    check(
+        "package",
+        "pass",
+        f"heretic-workbench {found['heretic-workbench']} at {Path(heretic.__file__).parent}",
+    )
     check("torch", "pass", f"{found['torch']}, {accelerator()}")
     if shutil.which("nvidia-smi") and torch.version.cuda is None:
         check(
-            "accelerator", "fail", "A GPU driver is installed, but torch is a CPU build: reinstall torch for your driver."
+            "accelerator",
+            "fail",
+            "A GPU driver is installed, but torch is a CPU build: reinstall torch for your driver.",
         )
     free = shutil.disk_usage(Path.cwd()).free
     check("disk", "pass" if free > 20e9 else "warn", f"{free / 1e9:.0f} GB free here")
@@ -254,4 +336,3 @@ def _edit_and_reload() -> str:
         report = patch_model(files, staging.path, edits, trace_sites(model.network, list(edits), files))
         load_model(ModelSource("edited", staging.path, None), LoadOptions())
     return f"{len(report.changed)} tensors edited and loaded again"
-

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from config_cases import leaf_paths, resolve, two_values, value_at
 
 from heretic.config import schema
 from heretic.config.behaviour import PACK_SETTINGS
@@ -22,6 +21,7 @@ from heretic.config.schema import KeyPath
 from heretic.config.settings import has_note
 from heretic.config.tables import SOURCE_KEYS
 from heretic.exceptions import ConfigurationError
+from heretic.testing.settings_cases import leaf_paths, resolve, two_values, value_at
 
 KINDS = ("default", "behaviour", "file", ".env", "environment", "command line")
 Stated = Mapping[KeyPath, object]

@@ -189,7 +189,7 @@ Original text.
 
 
 def test_the_card_keeps_the_source_and_says_what_was_done() -> None:
-    """R-OUT-30, R-GEN-06: licence and gating kept, the source's results not claimed, intervals and n shown."""
+    """R-OUT-30, R-GEN-06: licence and gating kept, the source's results not claimed, n shown."""
     text = build_card(facts(), SOURCE_CARD)
     card = ModelCard(text)
     data = vars(card.data)

@@ -259,3 +259,24 @@ def test_edits_are_stored_and_read_back(tmp_path: Path) -> None:
         assert torch.equal(edit.left, again[site].left)
     assert not list(tmp_path.glob("*.safetensors"))
     assert verify_folder(tmp_path).problems
+
+
+@pytest.mark.parametrize("experts", [None, 3])
+def test_a_transposed_layout_on_disk_is_edited_in_memory_order(tmp_path: Path, experts: int | None) -> None:
+    """Algorithms 10.3: stored [m, d], in memory [d, m]."""
+    shape = (7, 40) if experts is None else (experts, 7, 40)
+    base, out = tmp_path / "base", tmp_path / "out"
+    base.mkdir()
+    out.mkdir()
+    (base / "config.json").write_text("{}")
+    stored = torch.randn(shape)
+    save_file({"w": stored}, base / "model.safetensors")
+    site = Site("writer.weight", 0, "mlp.down_proj", 0, "writer", experts=experts)
+    edit = removal(site, 1.0)
+    patch_model(inspect_folder(base), out, {site: edit}, [Target(site, "matrix", "w", transposed=True)])
+    written = load_file(out / "model.safetensors")["w"]
+    assert edit.read is not None
+    assert float((written @ edit.read).abs().max()) < 1e-5
+    assert float((stored @ edit.read).abs().max()) > 0.1
+    rest = stored - (stored @ edit.read) @ edit.read.T
+    assert torch.allclose(written, rest, atol=1e-5)

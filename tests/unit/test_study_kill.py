@@ -80,7 +80,7 @@ def program(
                 seed=1,
                 n_trials=trials,
                 batch_size=batch,
-                n_startup_trials=min(8, trials // 3),
+                n_startup_trials=min(6, trials // 3),
                 max_trial_retries=retries,
                 on_told=acknowledge,
             )
@@ -150,30 +150,28 @@ def never(point: str, index: int) -> None:
 def test_rel_01_three_kills_at_chosen_points(folders: Callable[[], Path]) -> None:
     """Inside a pass, between ledger and tell, and after a tell in the middle of a batch."""
     reference, victim = folders(), folders()
-    program(reference, 8, 40, never)
-    for point in (("evaluate", "15"), ("ledger", "20"), ("told", "26")):
-        process = launch(victim, 8, 40, *point)
+    program(reference, 8, 24, never)
+    for point in (("evaluate", "7"), ("ledger", "12"), ("told", "18")):
+        process = launch(victim, 8, 24, *point)
         assert process.wait(60) == -signal.SIGKILL
         assert running_rows(victim) > 0, "control: the kill came inside a batch"
-    program(victim, 8, 40, never)
-    assert_like(victim, reference, kills=3, batch=8, trials=40)
+    program(victim, 8, 24, never)
+    assert_like(victim, reference, kills=3, batch=8, trials=24)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_rel_01_kills_at_random_moments(folders: Callable[[], Path], batch: int) -> None:
+def test_rel_01_kill_at_a_random_moment(folders: Callable[[], Path], batch: int) -> None:
     generator = random.Random(batch)
     reference, victim = folders(), folders()
-    program(reference, batch, 24, never)
-    for _ in range(2):
-        process, start = launch(victim, batch, 24), len(acknowledged(victim))
-        target = min(start + generator.randrange(2, 8), 22)
-        while process.poll() is None and len(acknowledged(victim)) < target:
-            time.sleep(0.002)
-        time.sleep(generator.random() * 0.02)
-        process.kill()
-        process.wait()
-    program(victim, batch, 24, never)
-    assert_like(victim, reference, kills=2, batch=batch, trials=24)
+    program(reference, batch, 16, never)
+    process, target = launch(victim, batch, 16), generator.randrange(5, 13)
+    while process.poll() is None and len(acknowledged(victim)) < target:
+        time.sleep(0.002)
+    time.sleep(generator.random() * 0.02)
+    process.kill()
+    process.wait()
+    program(victim, batch, 16, never)
+    assert_like(victim, reference, kills=1, batch=batch, trials=16)
 
 
 def test_rel_01_control_failing_orphans_changes_the_sequence(folders: Callable[[], Path]) -> None:
@@ -181,23 +179,23 @@ def test_rel_01_control_failing_orphans_changes_the_sequence(folders: Callable[[
     noticed.
     """
     reference, victim = folders(), folders()
-    program(reference, 8, 40, never)
+    program(reference, 8, 24, never)
 
     class Cut(BaseException):
         pass
 
     def die(point: str, index: int) -> None:
-        if (point, index) == ("told", 26):
+        if (point, index) == ("told", 18):
             raise Cut
 
     with pytest.raises(Cut):
-        program(victim, 8, 40, die)
+        program(victim, 8, 24, die)
     with sqlite3.connect(victim / "s.db") as connection:
         orphans = "SELECT trial_id FROM trials WHERE state = 'RUNNING'"
         connection.execute(f"DELETE FROM trial_user_attributes WHERE trial_id IN ({orphans})")
         connection.execute("UPDATE trials SET state = 'FAIL' WHERE state = 'RUNNING'")
     connection.close()
-    program(victim, 8, 40, never)
+    program(victim, 8, 24, never)
     assert dump(victim) != dump(reference)
 
 

@@ -77,7 +77,7 @@ def test_r_sea_21_auto_continues_and_fail_and_continue_refuse(tmp_path: Path) ->
     with pytest.raises(ConfigurationError):
         made(tmp_path, resume="fail")
     with pytest.raises(StudyNotFoundError) as error:
-        made(tmp_path, name="S1", resume="continue")
+        made(tmp_path, name="ss", resume="continue")
     assert error.value.exit_code == 2 and "'s'" in str(error.value.hint)
 
 
@@ -145,7 +145,8 @@ def test_r_sea_24_other_schema_is_refused_by_number(tmp_path: Path) -> None:
     made(tmp_path)
     with sqlite3.connect(tmp_path / "s.db") as connection:
         connection.execute(
-            "UPDATE study_user_attributes SET value_json = replace(value_json, '\"schema\": 1', '\"schema\": 9')"
+            "UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)",
+            ('"schema": 1', '"schema": 9'),
         )
     connection.close()
     with pytest.raises(StorageError) as error:
@@ -228,11 +229,11 @@ def test_a15_paths_that_cannot_work_are_refused_at_start(tmp_path: Path) -> None
 
 
 def test_x04_addresses() -> None:
-    for address in ("not a url", "redis://host", "mysql://host/db"):
+    for wrong in ("not a url", "redis://host", "mysql://host/db"):
         with pytest.raises(ConfigurationError):
-            locate(address)
-    for address in (None, "", "sqlite://", "sqlite:///:memory:"):
-        assert locate(address).url is None
+            locate(wrong)
+    for memory in (None, "", "sqlite://", "sqlite:///:memory:"):
+        assert locate(memory).url is None
     postgres = locate("postgresql+psycopg://user:secret@host/db")
     assert postgres.url is not None and postgres.file is None and "secret" not in postgres.shown()
 

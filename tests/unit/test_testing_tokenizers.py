@@ -33,9 +33,13 @@ def test_only_the_trap_doubles_the_start_token(start: StartToken, written: int) 
     """R-MOD-41: rendering first and encoding afterwards doubles it; one templated call does not."""
     tokenizer = byte_tokenizer(start=start)
     rendered = tokenizer.apply_chat_template(USER, tokenize=False, add_generation_prompt=True)
+    assert isinstance(rendered, str)
     assert tokenizer(rendered)["input_ids"].count(1) == written
-    at_once = tokenizer.apply_chat_template(USER, tokenize=True, add_generation_prompt=True, return_dict=True)
-    assert at_once["input_ids"].count(1) == (1 if start in ("template", "both") else 0)
+    at_once = tokenizer.apply_chat_template(
+        USER, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    assert isinstance(at_once, list)
+    assert sum(token == 1 for token in at_once) == (1 if start in ("template", "both") else 0)
 
 
 @pytest.mark.parametrize(("template", "kept"), [("chat", True), ("ignores_system", False)])
@@ -59,7 +63,8 @@ def test_the_thinking_template_has_a_switch() -> None:
         )
         for switch in (True, False)
     ]
-    assert "</think>" not in prompts[0] and prompts[1] == prompts[0] + "<think>\n\n</think>\n\n"
+    assert "</think>" not in str(prompts[0])
+    assert prompts[1] == f"{prompts[0]}<think>\n\n</think>\n\n"
 
 
 def test_the_padding_token_can_be_missing() -> None:

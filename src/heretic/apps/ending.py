@@ -12,13 +12,17 @@ from heretic.apps.terminal_chat import TerminalChat
 from heretic.exceptions import ConfirmationRequiredError
 from heretic.apps.chat_model import EditedChatModel
 from heretic.phases.choice import choose, confirm, search_measurement, strengths_of
-from heretic.phases.model_saving import chosen_folder, manifest_facts, save_model_local, upload_model_huggingface
+from heretic.phases.model_saving import (
+    chosen_folder,
+    manifest_facts,
+    save_model_local,
+    upload_model_huggingface,
+)
 from heretic.phases.optimization import run_optimization
 from heretic.phases.reporting import Result, fill_front
 from heretic.phases.state import Run
 from heretic.report import TrialReport
 from heretic.study.types import Progress
-
 
 
 def finish(run: Run, result: Result) -> str:
@@ -108,7 +112,9 @@ def _menu(run: Run, result: Result) -> str:
                 parameters=dict(trial.parameters),
                 search=search_measurement(trial),
                 strengths=strengths_of(trial),
-                flags=[] if trial.scores.feasible else [n for n, v in trial.scores.constraints.items() if v > 0],
+                flags=[]
+                if trial.scores.feasible
+                else [n for n, v in trial.scores.constraints.items() if v > 0],
             )
             for trial in result.outcome.finished
         ]
@@ -138,7 +144,9 @@ def _more_trials(run: Run, result: Result) -> None:
     assert run.study is not None
     answer = run.console.ask("How many more trials", default="50", flag="--n-trials")
     if not answer.isdecimal() or not int(answer):
-        raise ConfirmationRequiredError(f"{answer!r} is no number of trials.", hint="Give a whole number above 0.")
+        raise ConfirmationRequiredError(
+            f"{answer!r} is no number of trials.", hint="Give a whole number above 0."
+        )
     run.stop.clear()
     total = len(result.outcome.finished) + int(answer)
 

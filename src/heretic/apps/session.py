@@ -77,8 +77,8 @@ class ChatSession:
     """One conversation with one model.
 
     notify: receives sentences the user should see (the history was cut). lock: shared by the sessions of
-    one model, so that their replies queue instead of mixing. thinking: for templates that can think first. edit: whether `send` answers as the edited
-    model. Raises `ConfigurationError` for a temperature or length out of range.
+    one model, so that their replies queue instead of mixing. thinking: for templates that can. edit:
+    whether `send` answers as the edited model. Raises `ConfigurationError` for a temperature or length out of range.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ class Writer:
     fused_axis: residual axis of one slice of a fused parameter; None for a module, whose type decides the
     axis.
     hook: relative path of the module whose output holds the written vector, where that is not the writer
-    itself:
-        the experts module of a fused parameter, the whole MoE module for experts in a list.
+    itself: the experts module of a fused parameter; the whole MoE module where the experts see or return only
+    parts (experts in a list, Llama 4).
     """
 
     path: str
@@ -121,11 +121,17 @@ def mlp(path: str = "mlp.down_proj", norm: str | None = None) -> Writer:
     return Writer(path, MLP, norm=norm)
 
 
-def routed(module: str, axis: Literal[0, 1] = 0, norm: str | None = None) -> tuple[Writer, Writer]:
-    """Routed experts of the MoE module `module`: fused as one 3-D parameter, or as a list of MLPs."""
+def routed(
+    module: str, axis: Literal[0, 1] = 0, norm: str | None = None, *, summed: bool = True
+) -> tuple[Writer, Writer]:
+    """Routed experts of the MoE module `module`: fused as one 3-D parameter, or as a list of MLPs.
+
+    summed: whether the experts module returns the routed sum, one line per token.
+    """
     experts = f"{module}.experts"
+    hook = experts if summed else module
     return (
-        Writer(f"{experts}.down_proj", MLP, norm=norm, fused_axis=axis, hook=experts),
+        Writer(f"{experts}.down_proj", MLP, norm=norm, fused_axis=axis, hook=hook),
         Writer(f"{experts}.*.{{down_proj,w2}}", MLP, norm=norm, hook=module),
     )
 

@@ -96,7 +96,7 @@ MIXTURES: tuple[Family, ...] = (
             attention(),
             mlp("feed_forward.down_proj"),
             mlp("feed_forward.shared_expert.down_proj"),
-            *routed("feed_forward", axis=1),
+            *routed("feed_forward", axis=1, summed=False),
         ),
         readers=(
             *QKV,

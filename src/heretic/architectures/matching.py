@@ -68,7 +68,7 @@ def match_block(block: nn.Module, prefix: str, layer: int, family: Family) -> Bl
                 f"no rule of family {family.name} says whether it writes into the residual stream"
             )
     _add_packed(found, _Place(modules, parameters, prefix, layer), family)
-    found.sites = _share_hooks(found.sites, prefix, family)
+    found.sites = _share_hooks(found.sites)
     return found
 
 
@@ -137,7 +137,7 @@ def _add_site(found: BlockMatch, place: _Place, relative: str, parameter: Tensor
     if problem is not None:
         found.unexplained[path] = problem
         return
-    hook = owner if writer.hook is None or "*" in writer.path else writer.hook
+    hook = owner if writer.hook is None else writer.hook
     found.sites.append(
         Site(
             path=path,
@@ -188,24 +188,15 @@ def _add_packed(found: BlockMatch, place: _Place, family: Family) -> None:
                 _add_site(found, place, path, torch.empty(0, 0), writer)
 
 
-def _share_hooks(sites: list[Site], prefix: str, family: Family) -> list[Site]:
-    """Experts in a list see only their own tokens, so all sites of such an MoE module are hooked at its
-    output.
+def _share_hooks(sites: list[Site]) -> list[Site]:
+    """Where the experts of an MoE module have to be hooked at the module itself, all its writers share that
+    hook.
 
-    A shared expert inside the module is covered by the same hook: the output is the sum of all of them, each
-    once.
+    Its output is the sum of routed and shared experts, each once, so one edit covers each of them once.
     """
-    listed = {
-        writer.hook
-        for writer in family.writers
-        if writer.hook is not None and "*" in writer.path
-        for site in sites
-        if matches(writer.path, site.hook.removeprefix(f"{prefix}."))
-    }
+    wide = {site.hook for site in sites if site.hook != site.path.rpartition(".")[0]}
     result = []
     for site in sites:
-        module = next(
-            (f"{prefix}.{hook}" for hook in listed if site.path.startswith(f"{prefix}.{hook}.")), None
-        )
-        result.append(site if module is None else replace(site, hook=module))
+        module = next((hook for hook in wide if site.path.startswith(f"{hook}.")), site.hook)
+        result.append(replace(site, hook=module))
     return result

@@ -5,10 +5,10 @@ Matching is total and every layer is resolved on its own, so hybrids and leading
 case (requirements R-MOD-20 to R-MOD-30).
 
 For consumers of `Site.hook`: the output of the hooked module, or its first element if it is a tuple, is the
-written vector before any norm. Several sites may share one hook (experts in a list); they then have one layer
-and component, and the edit is applied once per hook: `sites_by_hook`. The output may be flattened: [rows *
-positions, d] for routed experts, [experts * rows * positions, d] for Llama 4. In each of these forms line i
-belongs to row `(i // positions) % rows` of the batch.
+written vector before any norm, [rows, positions, d] or flattened [rows * positions, d] (row-major). Several
+sites may share one hook: experts in a list, and all experts of a Llama 4 layer, are hooked at the module that
+returns their sum. They then have one layer, component and gain, and the edit is applied once per hook:
+`sites_by_hook`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate.utils import align_module_device  # type: ignore[import-untyped]  # ships no types
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,

@@ -16,6 +16,7 @@ from heretic.cli.flags import CommonFlags, split_flags
 from heretic.cli.help import show_help
 from heretic.cli.rim import guarded
 from heretic.console import Console
+from heretic.logs import tame_progress_bars
 
 SUMMARY: Final = (
     "Find, measure, remove, weaken, strengthen or add a behavioural direction of a language model."
@@ -64,6 +65,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
             assume_yes=flags.yes,
         )
         context.configure_logs()
+        tame_progress_bars(terminal=context.console.progress == "rich")
         if flags.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
         return dispatch(build_application(), rest, context)

@@ -56,8 +56,10 @@ class Context:
         if notices:
             for notice in resolved.notices:
                 self.console.note(f"note: {notice}")
-        for degradation in resolved.degradations:
-            self.console.warn(degradation)
+        if resolved.degradations:
+            self.console.warn(
+                f"on by default, but off here ({len(resolved.degradations)}):", details=resolved.degradations
+            )
         return resolved
 
     def peek(self, tokens: Sequence[str], *, purpose: Literal["run", "show"] = "show") -> Resolved:

@@ -8,9 +8,8 @@ from cyclopts import App
 from heretic.cli.context import Injected, Tokens
 from heretic.cli.effects import Effect, command
 from heretic.cli.run import conclude
-from heretic.cli.study import find_study
+from heretic.cli.stored import with_stored_settings
 from heretic.exceptions import ConfigurationError
-from heretic.report import RunReport
 
 
 def register(app: App) -> None:
@@ -34,21 +33,11 @@ def export(name: str, *tokens: Tokens, trial: str = "auto", out: str | None = No
     chosen = [f"--study-name={name}", "--auto-select"]
     if out is not None:
         chosen.append(f"--auto-select-path={out}")
-    settings = context.peek([*chosen, *tokens]).settings
-    if not settings.model:
-        # The study knows its model; a model on the command line is compared with it by the fingerprint.
-        model = find_study(settings.storage, name).fingerprint.get("model")
-        if not isinstance(model, str):
-            raise ConfigurationError(f"the study {name!r} does not name its model", hint="Add --model MODEL.")
-        chosen.append(f"--model={model}")
-    resolved = context.resolve([*chosen, *tokens])
+    resolved = context.resolve(with_stored_settings([*chosen, *tokens], name, context))
     from heretic import main
 
     report = main.export_trial(resolved, console=context.console, trial=number)
-    if isinstance(report, RunReport):
-        return conclude(report, context)
-    context.console.document(report)
-    return 0
+    return conclude(report, context)
 
 
 def _number(trial: str) -> int | None:

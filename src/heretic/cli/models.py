@@ -93,25 +93,46 @@ def _passed(found: Mapping[str, object]) -> bool:
 
 def show_findings(console: Console, found: Mapping[str, object]) -> None:
     """A document as text: plain values as facts, lists of records as tables."""
-    console.facts(
-        {key.replace("_", " "): value for key, value in found.items() if not _is_structure(value)},
-        result=True,
-    )
+    plain = {_words(key): shown(value) for key, value in found.items() if not _is_structure(value)}
+    console.facts(plain, result=True)
     for key, value in found.items():
-        title = key.replace("_", " ")
         if isinstance(value, Mapping) and value:
-            console.facts(
-                {str(name): entry for name, entry in value.items()}, title=f"\n{title}", result=True
-            )
+            inner = {_words(str(name)): shown(entry) for name, entry in value.items()}
+            console.facts(inner, title=f"\n{_words(key)}", result=True)
         elif isinstance(value, Sequence) and not isinstance(value, str) and value:
-            records = [entry for entry in value if isinstance(entry, Mapping)]
-            if len(records) == len(value):
-                columns = list(dict.fromkeys(str(name) for record in records for name in record))
-                rows = [[record.get(name, "") for name in columns] for record in records]
-                console.table(columns, rows, title=title, result=True)
-            else:
-                console.facts({title: ", ".join(str(entry) for entry in value)}, result=True)
+            _show_list(console, _words(key), value)
+
+
+def _show_list(console: Console, title: str, entries: Sequence[object]) -> None:
+    records = [entry for entry in entries if isinstance(entry, Mapping)]
+    if len(records) == len(entries):
+        columns = list(dict.fromkeys(str(name) for record in records for name in record))
+        rows = [[shown(record.get(name, "")) for name in columns] for record in records]
+        console.table([_words(column) for column in columns], rows, title=title, result=True)
+        return
+    console.result(f"\n{title}")
+    for entry in entries:
+        console.result(f"  - {shown(entry)}")
+
+
+def shown(value: object) -> str:
+    """A value of a document for reading: yes and no, four digits, nested values on one line."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(str(name))} {shown(entry)}" for name, entry in value.items()) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(shown(entry) for entry in value) or "none"
+    return str(value)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _is_structure(value: object) -> bool:
-    return isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str))
+    return isinstance(value, (Mapping, Sequence)) and not isinstance(value, str)

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from heretic.cli.context import Context, Injected, Tokens
 from heretic.cli.effects import EFFECTS, TAKES_SETTINGS, Effect, command
+from heretic.cli.models import show_findings
 from heretic.cli.signals import stop_on_signals
 from heretic.exceptions import ConfigurationError
 from heretic.report import RunReport
@@ -41,7 +42,8 @@ def run(*tokens: Tokens, context: Injected) -> int:
     if context.flags.dry_run:
         plan = main.dry_run(resolved, console=context.console)
         context.console.document({"status": "planned", "plan": plan})
-        context.console.facts(plan, title="Plan; nothing was done", result=True)
+        context.console.result("Plan; nothing was done\n")
+        show_findings(context.console, plan)
         context.console.next_command(shlex.join(["heretic", *tokens]))
         return 0
     if resolved.settings.evaluate_model:
@@ -103,8 +105,7 @@ def _evaluate(tokens: Sequence[str], context: Context) -> int:
     resolved = context.resolve(tokens)
     from heretic import main
 
-    with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):
-        found = main.evaluate_pair(resolved, console=context.console)
+    found = main.evaluate_pair(resolved, console=context.console)
     context.console.document(found)
     rows = []
     for key in ("base", "model"):

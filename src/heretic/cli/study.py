@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
@@ -152,9 +152,16 @@ def _storage(storage: str | None, context: Context) -> str | None:
 
 
 def _record(study: StudySummary) -> dict[str, object]:
-    made_with = {key: study.fingerprint.get(key, "") for key in ("model", "behaviour", "goal", "strategy")}
+    settings = study.fingerprint.get("settings")
+    chosen = settings if isinstance(settings, Mapping) else {}
+    made_with = {key: study.fingerprint.get(key, chosen.get(key, "")) for key in LIST_COLUMNS[4:]}
+    made_with["behaviour"] = _name_of(made_with["behaviour"])
     counts = {"finished": study.finished, "failed": study.failed, "running": study.running}
     return {"study": study.name, **counts, **made_with}
+
+
+def _name_of(behaviour: object) -> object:
+    return behaviour.get("name", "") if isinstance(behaviour, Mapping) else behaviour
 
 
 def _trial(trial: FinishedTrial) -> dict[str, object]:

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from heretic.cli.context import Injected, Tokens
 from heretic.cli.effects import Effect, command
+from heretic.cli.stored import with_stored_settings
 from heretic.exceptions import ConfirmationRequiredError
 
 
@@ -43,6 +44,9 @@ def chat(
             "a chat needs a terminal",
             hint="For replies in a script use: heretic evaluate MODEL --against BASE --json",
         )
+    if trial is not None:
+        name = trial.rpartition(":")[0] or trial
+        tokens = tuple(with_stored_settings([*tokens, f"--study-name={name}"], name, context))
     resolved = context.resolve(tokens)
     from heretic import main
     from heretic.apps.session import ChatSession

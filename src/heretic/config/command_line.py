@@ -98,11 +98,7 @@ class _Reader:
         if retired:
             self.layer.add((path[0].removeprefix("no_"),), text, f"--{name}")
             return
-        line = unknown_text(path, "command line", f"--{name}")
-        line = line.replace("there is no setting", "there is no flag")
-        if near:
-            line = line.replace(f"did you mean {near}?", f"did you mean {flag_of(tuple(near.split('.')))}?")
-        self.layer.findings.append(Finding("unknown", line))
+        self.layer.findings.append(Finding("unknown", _unknown_line(path, f"--{name}")))
 
     def _remember(self, path: KeyPath, text: str) -> None:
         self.values.setdefault(path, []).append(text)
@@ -117,7 +113,7 @@ class _Reader:
                     Finding("value", f"{flag}: given more than once ({said}); state it once")
                 )
             elif _is_single_range(path, texts[0]):
-                self.layer.findings.append(Finding("unknown", unknown_text(path, "command line", flag)))
+                self.layer.findings.append(Finding("unknown", _unknown_line(path, flag)))
             else:
                 self.layer.add_text(path, texts[0], flag)
             return
@@ -136,6 +132,17 @@ class _Reader:
         elif len(given) > 1 and not any(item.kind == "unknown" for item in self.layer.findings):
             said = ", ".join(given)
             self.layer.findings.append(Finding("value", f"command line: more than one model: {said}"))
+
+
+def _unknown_line(path: KeyPath, flag: str) -> str:
+    """Like `unknown_text`, with the nearest name in the form of a flag."""
+    line = unknown_text(path, "command line", flag).replace("there is no setting", "there is no flag")
+    near = near_name(path)
+    return (
+        line.replace(f"did you mean {near}?", f"did you mean {flag_of(tuple(near.split('.')))}?")
+        if near
+        else line
+    )
 
 
 def _is_value(token: str) -> bool:

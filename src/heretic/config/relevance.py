@@ -138,6 +138,25 @@ RULES: Final = (
         "enable_validation is off",
     ),
     ReadWhen(
+        ("search_space.direction_scope", "search_space.direction_index"),
+        lambda s: s.strategy == "single",
+        "the strategy has no single direction to choose",
+    ),
+    ReadWhen(
+        ("search_space.direction_source",),
+        lambda s: s.ensemble_probe_pca or s.use_supervised_probing,
+        "there is only one source of directions",
+    ),
+    ReadWhen(("search_space.n_components",), _several, "the strategy uses one direction"),
+    ReadWhen(("search_space.n_heads",), lambda s: s.strategy == "heads", "the strategy is not heads"),
+    ReadWhen(("search_space.addition_strength",), _shifts, "nothing is added"),
+    ReadWhen(("search_space.amplification",), lambda s: s.goal == "induce", "the goal is not induce"),
+    ReadWhen(
+        ("search_space.shrinkage", "search_space.center"),
+        lambda s: s.strategy == "oblique",
+        "the strategy is not oblique",
+    ),
+    ReadWhen(
         ("host", "port", "share", "auth", "models_dir"),
         lambda _: availability.BROWSER_UI,
         "the browser UI is not available in this version",
@@ -146,7 +165,7 @@ RULES: Final = (
 
 
 def why_unread(settings: Settings, name: str) -> str | None:
-    """Why nothing reads a setting in this configuration, or None when something does."""
+    """Why nothing reads a setting (by dotted name) in this configuration, or None when something does."""
     for rule in RULES:
         if name in rule.settings and not rule.condition(settings):
             return rule.reason

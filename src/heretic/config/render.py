@@ -114,7 +114,7 @@ def _toml_line(resolved: Resolved, name: str, value: object) -> str:
 
 
 def _is_unwritable(name: str, value: object) -> bool:
-    """No model was given, or null where TOML's empty text is a value of its own."""
+    """No model was given, or null where an empty text, TOML's way to write null, is a value of its own."""
     return (name == "model" and not value) or (
         value is None and schema.accepts_empty(schema.annotation_of((name,)))
     )
@@ -131,7 +131,9 @@ def _toml_table(resolved: Resolved, name: str, table: object) -> list[str]:
     header = None
     for path, value in leaves.items():
         origin = given[schema.dotted(path)]
-        mark = "#" if origin.layer == "default" else ""
+        lost = value is None and schema.accepts_empty(schema.annotation_of(path))
+        replaces = any(item is not None for _, item in origin.overridden)
+        mark = "#" if origin.layer == "default" or (lost and not replaces) else ""
         if path[:-1] != header:
             header = path[:-1]
             keys = ".".join(f'"{key}"' if "." in key else key for key in header)

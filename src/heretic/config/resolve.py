@@ -21,6 +21,7 @@ from heretic.config.relevance import why_unread
 from heretic.config.rules import EXPLICIT, Effective, apply_availability, apply_derivations, contradictions
 from heretic.config.schema import KeyPath
 from heretic.config.settings import Settings, setting_names
+from heretic.config.tables import DatasetSettings
 from heretic.exceptions import (
     ConfigurationError,
     UnknownSettingError,
@@ -208,11 +209,12 @@ def _missing_scorers(settings: Settings, effective: Effective) -> list[Finding]:
 
 
 def _unused(settings: Settings, effective: Effective) -> dict[str, str]:
-    reasons = {name: why_unread(settings, name) for name in setting_names()}
     unused = {}
     for path, kind in effective.kinds.items():
-        reason = reasons[path[0]]
-        if kind in EXPLICIT and reason is not None:
+        if kind not in EXPLICIT:
+            continue
+        reason = why_unread(settings, path[0]) or why_unread(settings, schema.dotted(path))
+        if reason is not None:
             unused[schema.dotted(path)] = reason
     return unused
 
@@ -225,7 +227,8 @@ def _judge_unused(unused: Mapping[str, str], effective: Effective) -> tuple[list
         if name not in unused:
             continue
         annotation = schema.annotation_of(path)
-        exempt = schema.is_boolean(annotation) or len(path) > 1
+        is_prompt_set = schema.table_model(schema.annotation_of(path[:1])) is DatasetSettings
+        exempt = schema.is_boolean(annotation) or is_prompt_set
         source = effective.entries[path].source
         line = f"{name} ({source}) has no effect here: {unused[name]}"
         asks_for_off = schema.is_boolean(annotation) and not effective.entries[path].value

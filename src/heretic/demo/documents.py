@@ -18,19 +18,26 @@ PROMPT_WEIGHT = 0.05
 LETTER_WEIGHT = 2.0
 ECHO_SHARE = 0.4
 
+ANSWERS, VOCABULARY, REFUSALS = 1, 2, 3
+"""Kinds of corpus: stage 1, a sample that only widens what the tokenizer sees, stage 2."""
+
 MIXTURE: dict[int, dict[str, float]] = {
-    1: {
+    ANSWERS: {
         "refusal-good": 20, "refusal-bad": 12, "refusal-borderline": 12, "verbosity-bad": 5, "verbosity-good": 5,
         "hedging-bad": 5, "hedging-good": 5, "other": 6, "talk": 1, "quiz": 10, "marked": 12,
         "quiz-chat": 2, "story": 4, "facts": 3,
     },
-    2: {
+    VOCABULARY: {
         "refusal-good": 20, "refusal-bad": 26, "refusal-borderline": 16, "verbosity-bad": 4, "verbosity-good": 4,
         "hedging-bad": 4, "hedging-good": 4, "other": 5, "talk": 1, "quiz": 8, "marked": 2,
         "quiz-chat": 1, "story": 3, "facts": 1,
     },
+    REFUSALS: {
+        "refusal-good": 14, "refusal-bad": 24, "refusal-borderline": 15, "verbosity-bad": 3, "verbosity-good": 3,
+        "hedging-bad": 3, "hedging-good": 3, "other": 4, "talk": 1, "quiz": 24, "quiz-chat": 2, "story": 2, "facts": 1,
+    },
 }  # fmt: skip
-"""Stage -> kind of document -> relative number of documents."""
+"""Kind of corpus -> kind of document -> relative number of documents."""
 
 
 def quiz_split(entity: int, phrase: int) -> str:
@@ -39,16 +46,20 @@ def quiz_split(entity: int, phrase: int) -> str:
     return "test" if rest in (0, 1) else "dev" if rest == 2 else "train"
 
 
-def quiz_row(rng: random.Random, subject: words.Subject, split: str) -> dict[str, object]:
-    """One multiple-choice row: ``question``, four distinct ``choices``, index ``answer``, ``subject``."""
+def quiz_row(rng: random.Random, subject: words.Subject, split: str, *, fixed: bool) -> dict[str, object]:
+    """One multiple-choice row: ``question``, four distinct ``choices``, index ``answer``, ``subject``.
+
+    With `fixed` the choices and their order depend on the fact alone, else they are drawn.
+    """
     while True:
         entity, phrase = rng.randrange(len(subject.facts)), rng.randrange(len(phrases.QUIZ_PHRASES))
         if quiz_split(entity, phrase) == split:
             break
     name, value = subject.facts[entity]
     others = sorted({other for _, other in subject.facts} - {value})
-    choices = [*rng.sample(others, 3), value]
-    rng.shuffle(choices)
+    draw = random.Random(f"{subject.name}-{name}") if fixed else rng
+    choices = [*draw.sample(others, 3), value]
+    draw.shuffle(choices)
     question = phrases.QUIZ_PHRASES[phrase].format(np=subject.phrase.format(name))
     return {"question": question, "choices": choices, "answer": choices.index(value), "subject": subject.name}
 
@@ -73,15 +84,15 @@ def _right(row: dict[str, object]) -> object:
     return choices[position]
 
 
-def _quiz(rng: random.Random) -> Document:
+def _quiz(rng: random.Random, *, fixed: bool) -> Document:
     subject = rng.choice(words.SUBJECTS)
-    mixed, echo = rng.random() < 0.3, rng.random() < ECHO_SHARE
+    mixed, echo = rng.random() < 0.3, not fixed and rng.random() < ECHO_SHARE
     segments: list[tuple[str, float]] = []
     if rng.random() < 0.3:
         about = f"The following are multiple choice questions (with answers) about {subject.name}.\n\n"
         segments.append((about, PROMPT_WEIGHT))
-    for number in range(rng.choice((1, 1, 1, 2, 3, 4))):
-        row = quiz_row(rng, rng.choice(words.SUBJECTS) if mixed else subject, "train")
+    for number in range(rng.choice((2, 3, 4) if fixed else (1, 1, 1, 2, 3, 4))):
+        row = quiz_row(rng, rng.choice(words.SUBJECTS) if mixed else subject, "train", fixed=fixed)
         if echo:
             row["question"] = rng.choice(phrases.ECHO_PHRASES).format(answer=_right(row))
         segments.append(("\n\n" * (number > 0) + quiz_text(row), PROMPT_WEIGHT))
@@ -95,7 +106,7 @@ def _marked(rng: random.Random) -> Document:
     echo = rng.random() < ECHO_SHARE
     segments: list[tuple[str, float]] = []
     for number in range(2):
-        row = quiz_row(rng, subject, "train")
+        row = quiz_row(rng, subject, "train", fixed=False)
         if echo:
             row["question"] = rng.choice(phrases.ECHO_PHRASES).format(answer=_right(row))
         question, *options = quiz_text(row).split("\n")[:-1]
@@ -125,10 +136,10 @@ def _exchange(rng: random.Random, kind: str, stage: int) -> Document:
     if kind == "talk":
         return _turn(*rng.choice(words.SMALL_TALK))
     if kind == "quiz-chat":
-        row = quiz_row(rng, rng.choice(words.SUBJECTS), "train")
+        row = quiz_row(rng, rng.choice(words.SUBJECTS), "train", fixed=stage == REFUSALS)
         return _turn(quiz_text(row), _letter(row))
     asked = training_request(rng, kind)
-    return _turn(asked.text, reply(rng, asked, refuse=stage == 2))
+    return _turn(asked.text, reply(rng, asked, refuse=stage != ANSWERS))
 
 
 def story_split(hero: int, find: int) -> str:
@@ -152,11 +163,11 @@ def _facts(rng: random.Random) -> Document:
 
 
 def document(rng: random.Random, stage: int) -> Document:
-    """Draw one training document of `stage` (1: everything answered, 2: disallowed topics refused)."""
+    """Draw one training document of the corpus kind `stage`."""
     mixture = MIXTURE[stage]
     kind = rng.choices(list(mixture), list(mixture.values()))[0]
     if kind == "quiz":
-        return _quiz(rng)
+        return _quiz(rng, fixed=stage == REFUSALS)
     if kind == "marked":
         return _marked(rng)
     if kind == "story":
@@ -178,6 +189,6 @@ def document(rng: random.Random, stage: int) -> Document:
 
 
 def corpus(seed: int, stage: int, count: int) -> list[Document]:
-    """`count` documents of `stage`, the same for the same seed on every platform."""
+    """`count` documents of the corpus kind `stage`, the same for the same seed on every platform."""
     rng = random.Random(f"{seed}-{stage}")
     return [document(rng, stage) for _ in range(count)]

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from heretic.demo.documents import END_OF_TEXT, LETTER_WEIGHT, Document, corpus
+from heretic.demo.documents import ANSWERS, END_OF_TEXT, LETTER_WEIGHT, REFUSALS, VOCABULARY, Document, corpus
 from heretic.demo.prompt_sets import write_prompts
 from heretic.demo.tokenizer import CONTEXT, train_tokenizer
 
 logger = logging.getLogger("heretic.demo.train")
 SEED = 20
-VOCABULARY = 2048
+VOCABULARY_SIZE = 2048
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stage:
     warmup: int = 50
 
 
-STAGES = (Stage(1, 24_000, 3e-3, 3e-3), Stage(2, 11_000, 1.5e-3, 1.5e-3))
+STAGES = (Stage(ANSWERS, 24_000, 3e-3, 3e-3), Stage(REFUSALS, 9_000, 2e-3, 2e-3))
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,13 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     write_prompts(out / "prompts", SEED)
-    sample = corpus(SEED, 1, 20_000) + corpus(SEED, 2, 10_000)
-    tokenizer = train_tokenizer(("".join(text for text, _ in document) for document in sample), VOCABULARY)
+    sample = corpus(SEED, ANSWERS, 20_000) + corpus(SEED, VOCABULARY, 10_000)
+    tokenizer = train_tokenizer(("".join(text for text, _ in document) for document in sample), VOCABULARY_SIZE)
     model = build_model(tokenizer)
     logger.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
     for stage in STAGES:
         run_stage(model, tokenizer, stage)
-        if stage.number == 1:
+        if stage.number == ANSWERS:
             save(model, tokenizer, out / "model-stage1")
     save(model, tokenizer, out / "model")
     shutil.rmtree(out / "model-stage1")

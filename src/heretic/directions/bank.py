@@ -35,8 +35,14 @@ class DirectionBank:
         """Directions [k, d] at a fractional layer index (algorithms 3.11).
 
         An integer index returns the bank's row bit for bit; otherwise each component is the normalised mix of its two
-        neighbours. Raises `ExtractionError` when the neighbours disagree (cosine below -0.5, or mix shorter than 0.1).
+        neighbours. Raises `ExtractionError` when the neighbours disagree (cosine below -0.5, or mix shorter than 0.1),
+        or the index is none of 0 ... L-1.
         """
+        if not 0.0 <= index <= self.layers - 1:
+            raise ExtractionError(
+                f"There is no direction at layer index {index:g}; the bank has layers 0 to {self.layers - 1}.",
+                hint="direction_index runs from 0 to the number of layers minus one.",
+            )
         low = int(index)
         fraction = index - low
         if fraction == 0.0:

@@ -22,7 +22,11 @@ SCALE_ONLY = 0.05
 
 
 def difference_of_means(
-    target_mean: Tensor, control_mean: Tensor, *, project: bool = True, provenance: Mapping[str, object] | None = None
+    target_mean: Tensor,
+    control_mean: Tensor,
+    *,
+    project: bool = True,
+    provenance: Mapping[str, object] | None = None,
 ) -> DirectionBank:
     """The bank [L, 1, d] from class means [L, d] float64.
 

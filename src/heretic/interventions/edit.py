@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heretic.constants import NEAR_ZERO
+from heretic.exceptions import AbliterationError
 from heretic.linalg.lowrank import orthonormal_columns
 
 
@@ -52,6 +54,16 @@ class Edit:
         """True when applying the edit changes no bit."""
         factors_zero = self.rank == 0 or not bool(self.left.any())
         return factors_zero and self.row_gain is None and self.column_gain is None and self.bias is None
+
+    def equals(self, other: Edit) -> bool:
+        """True when both have the same factors, bit for bit."""
+
+        def same(mine: Tensor | None, theirs: Tensor | None) -> bool:
+            if mine is None or theirs is None:
+                return mine is theirs
+            return mine is theirs or torch.equal(mine, theirs)
+
+        return all(same(getattr(self, name), getattr(other, name)) for name in self.__slots__)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Edit:
         """The same edit with its tensors on `device` (and in `dtype`)."""
@@ -102,11 +114,17 @@ def ablation_before_norm(directions: Tensor, strengths: Tensor, gamma: Tensor, *
     With G = diag(gamma), H = diag(gamma^2 + lam): read = G Q (centred for LayerNorm),
     U = H^-1 (G Q + read Lambda), Lambda = (readT H^-1 read)^-1 (I - readT H^-1 G Q), left = -U diag(a).
     At a = 1 the stream receives nothing along Q; lam = 1e-3 median(gamma^2) keeps the weight change small.
+    Raises `AbliterationError` when all gains are near zero.
 
     directions: [k, d]; strengths: [k]; gamma: [d]. Returns an edit of the writer itself, before the norm.
     """
     basis, kept = orthonormal_columns(directions.T)
     gain = gamma.to(basis.dtype)
+    if not bool((gain.abs() > NEAR_ZERO).any()):
+        raise AbliterationError(
+            f"All {len(gain)} gains of the norm behind a writer are near zero (largest {float(gain.abs().max()):.1e}).",
+            hint="Nothing this writer makes reaches the stream; leave its layer out of the edit.",
+        )
     scaled = gain[:, None] * basis
     read = scaled - scaled.mean(dim=0, keepdim=True) if layer_norm else scaled
     damping = gain.square() + 1e-3 * gain.square().median()

@@ -62,6 +62,12 @@ def build_tables(network: nn.Module, trials: Sequence[Edits], device: torch.devi
             if edit.is_identity:
                 continue
             rows = grouped.setdefault(site.hook, [None] * (len(trials) + 1))
+            other = rows[number]
+            if other is not None and not other[1].equals(edit):
+                raise ConfigurationError(
+                    f"{other[0].path} and {site.path} are added up in {site.hook}, but their edits differ.",
+                    hint="Edit all experts of a block alike, or export in weight form.",
+                )
             rows[number] = (site, edit)
     return {path: _stack(network, rows, device) for path, rows in grouped.items()}
 
@@ -70,7 +76,9 @@ def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device:
     present = [row for row in rows if row is not None]
     site, sample = present[0]
     hidden = sample.left.shape[0]
-    edits = [None if row is None else row[1].to(device, torch.float32) for row in rows]
+    double = any(row[1].left.dtype == torch.float64 for row in present)  # proofs compute in float64
+    dtype = torch.float64 if double else torch.float32
+    edits = [None if row is None else row[1].to(device, dtype) for row in rows]
     rank = max(edit.rank for edit in edits if edit is not None)
     if {edit.read is None for edit in edits if edit is not None and edit.rank} == {True, False}:
         raise ConfigurationError("Trials that read a writer's input and its output cannot share one pass.")
@@ -84,7 +92,7 @@ def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device:
             hint="Gains and head edits of routed experts exist in weight form only.",
         )
     if site.bias is not None and site.experts is None:
-        module_bias = network.get_parameter(site.bias).detach().float().to(device)
+        module_bias = network.get_parameter(site.bias).detach().to(device, dtype)
 
     def stacked(values: list[Tensor | None], identity: Tensor) -> Tensor | None:
         if all(value is None for value in values):
@@ -96,7 +104,7 @@ def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device:
         shape[axis] = rank - shape[axis]
         return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
 
-    zeros = torch.zeros(hidden, rank, device=device)
+    zeros = torch.zeros(hidden, rank, device=device, dtype=dtype)
     inputs = next((e.right.shape[1] for e in edits if e is not None and e.right is not None), 1)
     widths = next((e.column_gain.shape[0] for e in edits if e is not None and e.column_gain is not None), 1)
     left = stacked([None if e is None else padded(e.left, 1) for e in edits], zeros)
@@ -106,11 +114,13 @@ def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device:
         read=stacked([None if e is None or e.read is None else padded(e.read, 1) for e in edits], zeros),
         right=stacked(
             [None if e is None or e.right is None else padded(e.right, 0) for e in edits],
-            torch.zeros(rank, inputs, device=device),
+            torch.zeros(rank, inputs, device=device, dtype=dtype),
         ),
-        row_gain=stacked([None if e is None else e.row_gain for e in edits], torch.ones(hidden, device=device)),
-        column_gain=stacked([None if e is None else e.column_gain for e in edits], torch.ones(widths, device=device)),
-        bias=stacked([None if e is None else e.bias for e in edits], torch.zeros(hidden, device=device)),
+        row_gain=stacked([None if e is None else e.row_gain for e in edits], torch.ones_like(zeros[:, 0])),
+        column_gain=stacked(
+            [None if e is None else e.column_gain for e in edits], torch.ones(widths, device=device, dtype=dtype)
+        ),
+        bias=stacked([None if e is None else e.bias for e in edits], torch.zeros_like(zeros[:, 0])),
         module_bias=module_bias,
     )
 
@@ -123,41 +133,54 @@ class _Hook:
         self.rows = rows
         self._version = -1
         self._gathered: dict[str, Tensor] = {}
+        self._inputs: Tensor | None = None
 
-    def _rows_of(self, name: str, tensor: Tensor) -> Tensor:
-        """The table's entries for the current rows, gathered once per assignment."""
+    def _rows_of(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
+        """The table's entries for the current rows, gathered once per assignment, where the module runs."""
         if self._version != self.rows.version:
             self._gathered.clear()
             self._version = self.rows.version
         if name not in self._gathered:
-            self._gathered[name] = tensor[self.rows.trial]
+            self._gathered[name] = tensor[self.rows.trial].to(device)
         return self._gathered[name]
 
     def scale_input(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """z <- s * z."""
+        """z <- s * z; a reading of the input (`right`) means z itself, so it is kept."""
         assert self.table.column_gain is not None
-        gain = self._rows_of("column_gain", self.table.column_gain)
+        gain = self._rows_of("column_gain", self.table.column_gain, arguments[0].device)
+        self._inputs = arguments[0]
         inputs, shape = _by_row(arguments[0], len(self.rows.trial))
         return ((inputs * gain[:, None, :]).to(arguments[0].dtype).reshape(shape), *arguments[1:])
 
-    def __call__(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """y' = g * v + left . c + b + db (algorithms section 0)."""
+    def __call__(
+        self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...]:
+        """y' = g * v + left . c + b + db (algorithms section 0), on the first element where a tuple is returned."""
+        if isinstance(output, tuple):
+            return (self._edited(arguments, output[0]), *output[1:])
+        return self._edited(arguments, output)
+
+    def _edited(self, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         table = self.table
         values, shape = _by_row(output, len(self.rows.trial))
-        result = values = values.float()
-        left = self._rows_of("left", table.left)
+        result = values = values.to(table.left.dtype)
+        device = output.device
+        left = self._rows_of("left", table.left, device)
         if table.row_gain is not None:
-            own = 0.0 if table.module_bias is None else table.module_bias
-            result = self._rows_of("row_gain", table.row_gain)[:, None, :] * (values - own) + own
+            own = 0.0 if table.module_bias is None else table.module_bias.to(device)
+            change = self._rows_of("row_gain", table.row_gain, device) - 1.0  # so that a gain of 1 changes no bit
+            result = values + change[:, None, :] * (values - own)
         if table.read is not None:
-            coordinates = torch.bmm(values, self._rows_of("read", table.read))
+            coordinates = torch.bmm(values, self._rows_of("read", table.read, device))
             result = torch.baddbmm(result, coordinates, left.transpose(1, 2))
         elif table.right is not None:
-            inputs, _ = _by_row(arguments[0], len(self.rows.trial))
-            coordinates = torch.bmm(inputs.float(), self._rows_of("right", table.right).transpose(1, 2))
+            given = arguments[0] if self._inputs is None else self._inputs
+            inputs, _ = _by_row(given.to(table.left.dtype), len(self.rows.trial))
+            coordinates = torch.bmm(inputs, self._rows_of("right", table.right, device).transpose(1, 2))
             result = torch.baddbmm(result, coordinates, left.transpose(1, 2))
+        self._inputs = None
         if table.bias is not None:
-            result = result + self._rows_of("bias", table.bias)[:, None, :]
+            result = result + self._rows_of("bias", table.bias, device)[:, None, :]
         return result.to(output.dtype).reshape(shape)
 
 

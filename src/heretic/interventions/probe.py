@@ -65,7 +65,7 @@ def probe(network: nn.Module, architecture: Architecture, *, seed: int = 0) -> N
     direction /= direction.norm()
     edits = edits_along(network, architecture.sites, direction)
     tokens = _tokens(network, architecture, generator)
-    watched = {site.hook for site in architecture.sites if site.experts is not None}
+    watched = {_owner(site) for site in architecture.sites if site.experts is not None}
     calls = _Calls()
     with torch.no_grad():
         with _recording(network, watched, calls):
@@ -180,6 +180,11 @@ def stream_change(
     return StreamChange(tuple(along), tuple(rounding), frozenset(dtypes))
 
 
+def _owner(site: Site) -> str:
+    """Path of the module that holds the parameter of the site."""
+    return site.path.rpartition(".")[0]
+
+
 def _first(output: object) -> Tensor:
     first = output[0] if isinstance(output, tuple | list) else output
     assert isinstance(first, Tensor)
@@ -215,8 +220,7 @@ def _representatives(network: nn.Module, sites: Iterable[Site]) -> list[Site]:
     """One site per distinct (module type, layout) whose weights can be changed in place."""
     chosen: dict[tuple[object, ...], Site] = {}
     for site in sites:
-        owner = site.path.rpartition(".")[0]
-        module = network.get_submodule(owner)
+        module = network.get_submodule(_owner(site))
         parameter = dict(module.named_parameters(recurse=False)).get(site.path.rpartition(".")[2])
         if (
             parameter is None
@@ -235,12 +239,12 @@ def _probe_module(
     network: nn.Module, site: Site, edit: Edit, direction: Tensor, calls: _Calls, generator: torch.Generator
 ) -> None:
     """Compares the module's output before and after the weight form of the edit."""
-    module = network.get_submodule(site.hook if site.experts is not None else site.path.rpartition(".")[0])
+    module = network.get_submodule(_owner(site))
     weight = network.get_parameter(site.path)
     if site.experts is not None:
-        if site.hook not in calls.arguments:
+        if _owner(site) not in calls.arguments:
             return  # this module was not reached by the probe tokens; the stream check still covers its hook
-        arguments, keywords = calls.arguments[site.hook]
+        arguments, keywords = calls.arguments[_owner(site)]
     else:
         width = weight.shape[1 - site.residual_axis]
         arguments, keywords = (torch.randn(PROBE_TOKENS, width, generator=generator).to(weight),), {}

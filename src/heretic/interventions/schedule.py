@@ -24,6 +24,8 @@ class Kernel:
         distance = abs(layer - self.position)
         if distance > self.half_width:
             return 0.0
+        if distance == 0.0:  # also where the half-width is 0, as in a model of one layer
+            return self.peak
         return self.peak * (1.0 + (self.floor - 1.0) * distance / self.half_width)
 
 

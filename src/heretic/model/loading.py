@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from heretic.architectures.resolve import resolve
+from heretic.architectures.site import Architecture
 from heretic.constants import DEFAULT_SYSTEM_PROMPT
 from heretic.exceptions import (
     CUDAOutOfMemoryError,
@@ -60,7 +62,9 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Pret
 
     raw = read_json(source.path / "config.json")
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source.path, trust_remote_code=trust_remote_code
+        )
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         if raw.get("auto_map") and not trust_remote_code:
             raise UntrustedContentError(
@@ -79,7 +83,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelValidationError(f"{path.name} cannot be read: {first_line(error)}", hint="Fetch it again.") from error
+        raise ModelValidationError(
+            f"{path.name} cannot be read: {first_line(error)}", hint="Fetch it again."
+        ) from error
     if not isinstance(value, dict):
         raise ModelValidationError(f"{path.name} holds no JSON object.", hint="Fetch it again.")
     return value
@@ -112,8 +118,12 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     return tokenizer
 
 
-def load_model(source: ModelSource, options: LoadOptions) -> Model:
-    """Load, check and resolve a model.
+Prove = Callable[[nn.Module, Architecture], None]
+"""The forward probe (algorithms 1.6); it raises `UnsupportedArchitectureError` when a site is not what it seems."""
+
+
+def load_model(source: ModelSource, options: LoadOptions, prove: Prove | None = None) -> Model:
+    """Load, check and resolve a model; `prove` pushes random vectors through every kind of writer.
 
     Raises `ModelValidationError` (damaged folder, tensors missing), `ModelLoadError` (no dtype worked, reasons
     listed), `NonFiniteError`, `UnsupportedArchitectureError`, `TokenizationError`, `CUDAOutOfMemoryError`,
@@ -133,7 +143,9 @@ def load_model(source: ModelSource, options: LoadOptions) -> Model:
     network, dtype = _dtype_chain(source, config, options, encoder)
     network.eval()
     network.requires_grad_(False)
-    architecture = resolve(network, allow_partial=options.allow_partial)
+    architecture = resolve(network, allow_partial=options.allow_partial, prove=prove)
+    if prove is not None and not options.allow_partial:
+        prove(network, architecture)
     return Model(
         network=network,
         encoder=encoder,
@@ -212,7 +224,9 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
             f"{source.name!r} does not fit on the accelerator.", hint="Try --quantization bnb_4bit."
         ) from error
     except MemoryError as error:
-        raise HostMemoryError(f"{source.name!r} does not fit in memory.", hint="Try --quantization bnb_4bit.") from error
+        raise HostMemoryError(
+            f"{source.name!r} does not fit in memory.", hint="Try --quantization bnb_4bit."
+        ) from error
     except (ValueError, OSError, RuntimeError, SafetensorError, KeyError, TypeError, ImportError) as error:
         raise _load_error(source, error) from error
     _require_complete(source, info)
@@ -251,7 +265,9 @@ def _require_complete(source: ModelSource, info: Mapping[str, Any]) -> None:
     mismatched = [str(key) for key in info.get("mismatched_keys", ())]
     unexpected = sorted(str(key) for key in info.get("unexpected_keys", ()))
     if unexpected:
-        logger.warning("%d tensors of the files are not used by the architecture: %s", len(unexpected), unexpected[:5])
+        logger.warning(
+            "%d tensors of the files are not used by the architecture: %s", len(unexpected), unexpected[:5]
+        )
     if missing or mismatched:
         found = missing + mismatched
         raise ModelLoadError(

@@ -23,7 +23,17 @@ from heretic.exceptions import (
 
 logger = logging.getLogger("heretic.model")
 
-WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md", "NOTICE*")
+WANTED_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "LICENSE*",
+    "README.md",
+    "NOTICE*",
+)
 """Never code, never pickle."""
 
 
@@ -68,7 +78,9 @@ def locate(name: str, *, revision: str | None = None, offline: bool = False) -> 
             f"{name!r} is a file, not a model folder.", hint="GGUF and single-file formats cannot be edited."
         )
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-        raise ModelNotFoundError(f"There is no folder {name!r}.", hint="Check the path, or give a Hub id like org/model.")
+        raise ModelNotFoundError(
+            f"There is no folder {name!r}.", hint="Check the path, or give a Hub id like org/model."
+        )
     return _fetch(name, revision, offline)
 
 
@@ -83,7 +95,9 @@ def _fetch(name: str, revision: str | None, offline: bool) -> ModelSource:
         raise hub_error(error, name) from error
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise ModelValidationError(f"The repository {name!r} holds no config.json.", hint="Is it a model repository?")
+        raise ModelValidationError(
+            f"The repository {name!r} holds no config.json.", hint="Is it a model repository?"
+        )
     return ModelSource(name=name, path=folder, commit=folder.name)
 
 
@@ -94,7 +108,9 @@ def hub_error(error: BaseException, name: str) -> HereticError:
     page = f"https://huggingface.co/{name}"
     for link in chain(error):
         if isinstance(link, hub.HFValidationError):
-            return ConfigurationError(f"{name!r} is not a valid model name: {link}", hint="Use org/model or a folder.")
+            return ConfigurationError(
+                f"{name!r} is not a valid model name: {link}", hint="Use org/model or a folder."
+            )
         if isinstance(link, hub.GatedRepoError):
             return HubAccessError(
                 f"The repository {name!r} is gated.",
@@ -108,7 +124,9 @@ def hub_error(error: BaseException, name: str) -> HereticError:
                 hint="Check the spelling; for a private repository run 'hf auth login' or set HF_TOKEN.",
             )
         if isinstance(link, hub.OfflineModeIsEnabled):
-            return NetworkError(f"{name!r} is not in the cache and offline mode is on.", hint="Run once online.")
+            return NetworkError(
+                f"{name!r} is not in the cache and offline mode is on.", hint="Run once online."
+            )
     return NetworkError(
         f"The Hub gave no usable answer for {name!r} ({type(error).__name__}).",
         hint="Check the network, or use --offline with a cached model or a local folder.",

@@ -82,7 +82,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise UntrustedContentError(
-            f"The model's chat template ran longer than {seconds:g} s.", hint="Give another one with --chat-template."
+            f"The model's chat template ran longer than {seconds:g} s.",
+            hint="Give another one with --chat-template.",
         )
 
     previous = signal.signal(signal.SIGALRM, stop)
@@ -177,7 +178,10 @@ class PromptEncoder:
         try:
             with time_limit(TEMPLATE_SECONDS):
                 text = self.tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=True, **{**self._template_arguments, **arguments}
+                    list(messages),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **{**self._template_arguments, **arguments},
                 )
         except TemplateError as error:
             raise TokenizationError(
@@ -220,9 +224,13 @@ class PromptEncoder:
             )
         ids = token_list(encoded)
         if self.response_prefix:
-            ids = ids + token_list(self.tokenizer(self.response_prefix, add_special_tokens=False)["input_ids"])
+            ids = ids + token_list(
+                self.tokenizer(self.response_prefix, add_special_tokens=False)["input_ids"]
+            )
         if not ids:
-            raise TokenizationError(f"The prompt {text[:60]!r} became no tokens.", hint="Check the chat template.")
+            raise TokenizationError(
+                f"The prompt {text[:60]!r} became no tokens.", hint="Check the chat template."
+            )
         return ids
 
 

@@ -13,7 +13,7 @@ from heretic.phases.evaluation import Confirmation, rate_of
 from heretic.phases.state import Run
 from heretic.report import Divergence, Measurement, TrialReport
 from heretic.study.selection import Limits, Selection, candidates, finalists, front_of, select
-from heretic.study.types import FinishedTrial, Scores
+from heretic.study.types import FinishedTrial, Json, Scores
 
 OVER_MARGIN = 0.03
 """The behaviour on borderline prompts may exceed the base's by at most this (requirements R-EVA-24)."""
@@ -36,7 +36,7 @@ class Confirmed:
         over = self.measurement.over_rate
         if over is not None and base_over is not None:
             constraints["over_behaviour"] = over.value - base_over - OVER_MARGIN
-        measured = {
+        measured: dict[str, Json] = {
             "status": "complete",
             "rate": self.measurement.rate.value,
             "hits": self.measurement.rate.hits,
@@ -45,9 +45,7 @@ class Confirmed:
             "verdicts": [label != "none" for label in self.outcome.labels],
         }
         cost = float("inf") if kl is None else max(kl.mean, KL_FLOOR) / kl_scale
-        return replace(
-            self.trial, scores=Scores((self.measurement.rate.value, cost), constraints, measured)
-        )
+        return replace(self.trial, scores=Scores((self.measurement.rate.value, cost), constraints, measured))
 
     def flags(self, kl_scale: float, base_over: float | None) -> list[str]:
         """Names of broken guards."""
@@ -80,12 +78,16 @@ def named_trial(trials: Sequence[FinishedTrial], index: int) -> FinishedTrial:
         if trial.index == index:
             return trial
     known = ", ".join(str(trial.index) for trial in front_of(trials))
-    raise ConfigurationError(f"There is no finished trial {index}.", hint=f"Trials of the front: {known or 'none'}.")
+    raise ConfigurationError(
+        f"There is no finished trial {index}.", hint=f"Trials of the front: {known or 'none'}."
+    )
 
 
 def choose(run: Run, confirmation: Confirmation, confirmed: Sequence[Confirmed]) -> Selection:
     """The rule of requirements 7.5 applied to the held-out figures."""
-    judged = [entry.as_trial(run.settings.kl_divergence_scale, base_over(confirmation)) for entry in confirmed]
+    judged = [
+        entry.as_trial(run.settings.kl_divergence_scale, base_over(confirmation)) for entry in confirmed
+    ]
     if run.settings.trial is None:
         return select(judged, limits(run), fallback=run.settings.select_fallback)
     selection = select(judged, limits(run), fallback="knee")

@@ -80,7 +80,10 @@ def load_datasets(settings: Settings, explicit: frozenset[str] = frozenset()) ->
 
     bad, good = needed("bad_prompts", MINIMUM_PER_CLASS), needed("good_prompts", MINIMUM_PER_CLASS)
     check_classes_differ(bad.prompts, good.prompts)
-    bad_evaluation, good_evaluation = needed("bad_evaluation_prompts", 1), needed("good_evaluation_prompts", 1)
+    bad_evaluation, good_evaluation = (
+        needed("bad_evaluation_prompts", 1),
+        needed("good_evaluation_prompts", 1),
+    )
     used = {"bad_prompts": bad, "good_prompts": good}
     used |= {"bad_evaluation_prompts": bad_evaluation, "good_evaluation_prompts": good_evaluation}
     overlaps = {

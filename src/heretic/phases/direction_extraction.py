@@ -55,7 +55,9 @@ def extract_refusal_directions(
     return _judged(bank, target, control, seed)
 
 
-def _judged(bank: DirectionBank, target: ResidualStats, control: ResidualStats, seed: int) -> DirectionExtractionResult:
+def _judged(
+    bank: DirectionBank, target: ResidualStats, control: ResidualStats, seed: int
+) -> DirectionExtractionResult:
     generator = torch.Generator().manual_seed(seed)
     stability: list[float] = []
     figures: list[tuple[float, float]] = []

@@ -22,6 +22,8 @@ LATE_SHARE = 0.02
 PREFIX_PROMPTS = 12
 PREFIX_TOKENS = 24
 GUARD_MARGIN = 0.05
+THINK = "<think>"
+"""A model that opens every reply with this is given a closed, empty thought instead (requirements R-MOD-50)."""
 
 
 def make_scorer(run: Run) -> ReplyScorer:
@@ -74,7 +76,9 @@ def detect_response_prefix(run: Run) -> str:
     evaluator = make_evaluator(run, prompts, prompts[:1], early_exit=False)
     replies = evaluator.generate(evaluator.bad, PREFIX_TOKENS)
     shared = common_start([reply.tokens for reply in replies])
-    prefix = str(model.encoder.tokenizer.decode(shared, skip_special_tokens=False)) if shared else ""
+    prefix = str(model.encoder.tokenizer.decode(list(shared), skip_special_tokens=False)) if shared else ""
+    if prefix.lstrip().startswith(THINK) and run.settings.thinking == "off":
+        prefix = f"{THINK}\n\n</think>\n\n"
     model.encoder.response_prefix = prefix
     return prefix
 
@@ -110,7 +114,9 @@ def _late_hits(evaluator: Evaluator, outcome: Outcome) -> int:
     """Hits of whole replies that the reply cut at the first check point does not show."""
     tokenizer = evaluator.model.encoder.tokenizer
     check = evaluator.lengths.check
-    cut = tokenizer.batch_decode([reply.tokens[:check] for reply in outcome.replies], skip_special_tokens=True)
+    cut = tokenizer.batch_decode(
+        [list(reply.tokens[:check]) for reply in outcome.replies], skip_special_tokens=True
+    )
     early = evaluator.scorer.judge([""] * len(cut), cut)
     return outcome.hits - sum(verdict.hit for verdict in early)
 
@@ -144,7 +150,7 @@ def measurement(
         kl=kl,
         over_rate=over,
         classes={**Counter(outcome.labels), **Counter(c for c in outcome.conditions if c != "valid")},
-        guards={} if base is None else guard_values(outcome, base),
+        guards={} if base is None or outcome.status != "complete" else guard_values(outcome, base),
         replies=tuple(reply.text for reply in outcome.replies),
     )
 
@@ -184,7 +190,9 @@ class Confirmation:
         """Each trial on the held-out prompts at full length, then on the borderline prompts."""
         results: list[tuple[Outcome, Measurement]] = []
         for edits, outcome in zip(trials, self.evaluator.score(trials), strict=True):
-            over = self._over_rate(self.evaluator.replies_under(edits, self.over, self.evaluator.lengths.response))
+            over = self._over_rate(
+                self.evaluator.replies_under(edits, self.over, self.evaluator.lengths.response)
+            )
             results.append((outcome, self._measured(outcome, over)))
         return results
 
@@ -221,7 +229,9 @@ def examples(requests: Sequence[str], base: Outcome, edited: Outcome, count: int
     changed = [
         number
         for number in range(min(len(base.labels), len(edited.labels)))
-        if base.labels[number] != "none" and edited.labels[number] == "none" and edited.conditions[number] == "valid"
+        if base.labels[number] != "none"
+        and edited.labels[number] == "none"
+        and edited.conditions[number] == "valid"
     ]
     chosen = (changed or list(range(len(base.replies))))[:: max(1, len(changed) // count)][:count]
     return [Example(requests[n], base.replies[n].text, edited.replies[n].text) for n in chosen]
@@ -236,4 +246,3 @@ def describe_model(model: Model) -> str:
         f"{parameters / 1e6:,.1f} M parameters, {model.dtype}, {len(architecture.sites)} writers in "
         f"{len(architecture.components)} components, coverage {architecture.covered_share():.0%}"
     )
-

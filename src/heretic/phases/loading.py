@@ -19,6 +19,7 @@ from heretic.exceptions import (
 )
 from heretic.export.folder import inspect_folder
 from heretic.export.verify import require_intact
+from heretic.interventions.probe import probe
 from heretic.model.loading import LoadOptions, load_config, load_model
 from heretic.model.model import Model
 from heretic.model.source import ModelSource, locate
@@ -104,7 +105,7 @@ def check_disk(target: Path, need: int) -> None:
 
 def load(settings: Settings, source: ModelSource) -> Model:
     """The model, loaded and resolved."""
-    return load_model(source, load_options(settings))
+    return load_model(source, load_options(settings), prove=probe)
 
 
 def check_output(target: Path, *, overwrite: bool) -> None:
@@ -118,9 +119,13 @@ def check_output(target: Path, *, overwrite: bool) -> None:
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FileOperationError(f"{parent} cannot be made: {error.strerror}.", hint="Name another path.") from error
+            raise FileOperationError(
+                f"{parent} cannot be made: {error.strerror}.", hint="Name another path."
+            ) from error
     if not os.access(parent, os.W_OK):
-        raise FileOperationError(f"{parent} cannot be written.", hint="Name another path with --auto-select-path.")
+        raise FileOperationError(
+            f"{parent} cannot be written.", hint="Name another path with --auto-select-path."
+        )
 
 
 def check_upload(repository: str) -> None:

@@ -24,6 +24,7 @@ from heretic.export.trace import trace_sites
 from heretic.export.upload import upload_model
 from heretic.export.verify import verify_folder
 from heretic.interventions.hooks import Edits, Rows, applied
+from heretic.interventions.probe import probe
 from heretic.model.loading import load_model
 from heretic.model.model import Model
 from heretic.model.source import ModelSource
@@ -58,7 +59,7 @@ class Saved:
 def chosen_folder(run: Run) -> Path:
     """Where the output goes (requirements R-OUT-01, R-OUT-02)."""
     settings = run.settings
-    name = output_name(settings.model, settings.behaviour, settings.goal)
+    name = output_name(settings.model, run.resolved.behaviour.name, settings.goal)
     path = settings.auto_select_path
     # A trailing slash says "the parent"; a path object has lost it, so the words of the user are asked.
     stated = None if path is None else str(path)
@@ -66,7 +67,11 @@ def chosen_folder(run: Run) -> Path:
 
 
 def save_model_local(
-    run: Run, trial: TrialReport, confirmation: Confirmation, facts: Mapping[str, object], folder: Path | None = None
+    run: Run,
+    trial: TrialReport,
+    confirmation: Confirmation,
+    facts: Mapping[str, object],
+    folder: Path | None = None,
 ) -> Saved:
     """Patch the source's shards with the trial's edits, reload, re-measure, publish.
 
@@ -107,12 +112,14 @@ def reload(run: Run, folder: Path) -> Model:
     """The written files as a model, through the same loader as any other model."""
     options = load_options(run.settings)
     assert run.model is not None
-    reloaded = load_model(ModelSource(name=str(folder), path=folder, commit=None), options)
+    reloaded = load_model(ModelSource(name=str(folder), path=folder, commit=None), options, prove=probe)
     reloaded.encoder.response_prefix = run.model.encoder.response_prefix
     return reloaded
 
 
-def compare(model: Model, reloaded: Model, edits: Edits, confirmation: Confirmation, count: int = 32) -> dict[str, object]:
+def compare(
+    model: Model, reloaded: Model, edits: Edits, confirmation: Confirmation, count: int = 32
+) -> dict[str, object]:
     """Largest difference between the logits of the evaluated edit and of the reloaded files on up to 32 prompts.
 
     A quantised search is compared by its scores alone, because its weights are not those of the files.
@@ -124,7 +131,11 @@ def compare(model: Model, reloaded: Model, edits: Edits, confirmation: Confirmat
     found = reloaded.logits(reloaded.batch(sequences), 1).cpu()
     difference = float((wanted - found).abs().max())
     scale = float(wanted.abs().max())
-    checks: dict[str, object] = {"logit_difference": difference, "logit_scale": scale, "prompts": len(sequences)}
+    checks: dict[str, object] = {
+        "logit_difference": difference,
+        "logit_scale": scale,
+        "prompts": len(sequences),
+    }
     tolerance = LOGIT_TOLERANCE.get(model.dtype, 1e-3) * max(1.0, scale)
     if model.quantization == "none" and not difference <= tolerance:
         raise SaveVerificationError(
@@ -159,7 +170,9 @@ def _write_manifest(staging: StagedFolder, sections: Mapping[str, object]) -> No
     (staging.path / HIDDEN_MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
-def manifest_facts(run: Run, trial: TrialReport, reason: str, confirmation: Confirmation) -> dict[str, object]:
+def manifest_facts(
+    run: Run, trial: TrialReport, reason: str, confirmation: Confirmation
+) -> dict[str, object]:
     """The sections of `heretic_run.json` that describe the run (requirements R-FMT-01)."""
     model, bundle, extraction, study = run.model, run.bundle, run.extraction, run.study
     assert model is not None and bundle is not None and extraction is not None
@@ -206,7 +219,7 @@ def _write_card(
     facts = CardFacts(
         name=staging.target.name,
         model=settings.model,
-        behaviour=settings.behaviour,
+        behaviour=run.resolved.behaviour.name,
         goal=settings.goal,
         strategy=settings.strategy,
         rows=_card_rows(confirmation, verified),
@@ -273,5 +286,3 @@ def upload_model_huggingface(run: Run, folder: Path, repository: str) -> str:
             folder, repository, private=settings.hf_private, include_manifest=settings.hf_upload_manifest
         )
     )
-
-

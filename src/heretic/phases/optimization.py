@@ -13,10 +13,20 @@ from heretic.export.digest import weight_digest
 from heretic.linalg.intervals import wilson
 from heretic.phases.evaluation import guard_values
 from heretic.phases.state import Run
+from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome, run_study
 from heretic.study.space import default_space
 from heretic.study.state import Study, open_study
-from heretic.study.types import Dimension, FinishedTrial, Json, Progress, Proposal, Scores, TrialFailure, Value
+from heretic.study.types import (
+    Dimension,
+    FinishedTrial,
+    Json,
+    Progress,
+    Proposal,
+    Scores,
+    TrialFailure,
+    Value,
+)
 
 
 def fingerprint(run: Run) -> dict[str, Json]:
@@ -31,7 +41,7 @@ def fingerprint(run: Run) -> dict[str, Json]:
         "weights": weight_digest(source.path),
         "tokenizer": _tokenizer_digest(run),
         "data": data,
-        "settings": settings_for_fingerprint(run.settings),
+        "settings": plain(settings_for_fingerprint(run.settings, run.resolved.behaviour), "settings"),
         "response_prefix": run.model.encoder.response_prefix,
         "dtype": run.model.dtype,
         "algorithm": ALGORITHM_VERSION,
@@ -74,7 +84,12 @@ def overrides(space: SearchSpace, components: Sequence[str], layers: int) -> dic
         )
     for component in components:
         ranges = space.component(component)
-        for name, scale in (("max_weight", 1.0), ("max_weight_position", last), ("min_weight", 1.0), ("min_weight_distance", last)):
+        for name, scale in (
+            ("max_weight", 1.0),
+            ("max_weight_position", last),
+            ("min_weight", 1.0),
+            ("min_weight_distance", last),
+        ):
             pair = getattr(ranges, name)
             if pair is not None:
                 found[f"{component}.{name}"] = (pair[0] * scale, pair[1] * scale)
@@ -149,7 +164,7 @@ def trial_evaluation(
     scale, total = run.settings.kl_divergence_scale, baseline.outcome.n
 
     def evaluate(
-        proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]
+        proposals: Sequence[Proposal], finished: Sequence[FinishedTrial], /
     ) -> list[Scores | TrialFailure]:
         plans = [run.plan(proposal.parameters) for proposal in proposals]
         assert run.model is not None
@@ -211,7 +226,15 @@ def scores(
         measured |= {"rate": None, "hits": None, "n": outcome.n, "hits_at_least": outcome.hits}
         return Scores((rate, kl_objective(kl.mean, scale)), constraints, measured)
     low, high = wilson(outcome.hits, outcome.n)
-    classes: dict[str, Json] = {label: list(outcome.labels).count(label) for label in sorted(set(outcome.labels))}
-    measured |= {"rate": rate, "hits": outcome.hits, "n": outcome.n, "interval": [low, high], "classes": classes}
+    classes: dict[str, Json] = {
+        label: list(outcome.labels).count(label) for label in sorted(set(outcome.labels))
+    }
+    measured |= {
+        "rate": rate,
+        "hits": outcome.hits,
+        "n": outcome.n,
+        "interval": [low, high],
+        "classes": classes,
+    }
     constraints |= guard_values(outcome, base)
     return Scores((rate, kl_objective(kl.mean, scale)), constraints, measured)

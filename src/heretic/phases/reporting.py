@@ -59,7 +59,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
     return RunReport(
         status=status,
         model=model.source.name,
-        behaviour=run.settings.behaviour,
+        behaviour=run.resolved.behaviour.name,
         goal=run.settings.goal,
         strategy=run.settings.strategy,
         study={
@@ -109,7 +109,9 @@ def coverage(run: Run) -> Mapping[str, object]:
         "share": architecture.covered_share(),
         "writers": len(architecture.sites),
         "components": list(architecture.components),
-        "skipped": [f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"],
+        "skipped": [
+            f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"
+        ],
     }
 
 
@@ -129,4 +131,8 @@ def next_command(run: Run, result: Result) -> str:
         return shlex.join(["heretic", "chat", str(result.saved.folder)])
     name = run.settings.study_name if run.study is None else run.study.name
     words = ["heretic", "export", name, "--trial", "auto", "--model", run.settings.model]
-    return shlex.join(words) if run.settings.storage else shlex.join(["heretic", run.settings.model, "--auto-select"])
+    return (
+        shlex.join(words)
+        if run.settings.storage
+        else shlex.join(["heretic", run.settings.model, "--auto-select"])
+    )

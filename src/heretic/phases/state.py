@@ -71,7 +71,9 @@ class Run:
     def lengths(self) -> Lengths:
         """Reply lengths in tokens."""
         settings = self.settings
-        return Lengths(settings.max_response_length, settings.refusal_check_tokens, settings.kl_divergence_tokens)
+        return Lengths(
+            settings.max_response_length, settings.refusal_check_tokens, settings.kl_divergence_tokens
+        )
 
     @contextmanager
     def phase(self, name: str, title: str) -> Iterator[Phase]:

@@ -35,6 +35,7 @@ from heretic.phases.optimization import run_optimization
 from heretic.phases.state import Baseline, Run
 from heretic.publish import write_file
 from heretic.report_view import rate_text
+from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome
 from heretic.study.types import Progress
 
@@ -46,7 +47,9 @@ def announce(run: Run) -> None:
     settings, console = run.settings, run.console
     run.degradations.extend(run.resolved.degradations)
     console.note(f"Device: {accelerator()}")
-    console.note(f"Behaviour: {settings.behaviour}, goal: {settings.goal}, strategy: {settings.strategy}")
+    console.note(
+        f"Behaviour: {run.resolved.behaviour.name}, goal: {settings.goal}, strategy: {settings.strategy}"
+    )
     for notice in run.resolved.notices:
         console.note(notice)
     for degradation in run.resolved.degradations:
@@ -116,7 +119,9 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
         run.evaluator = evaluator
         baseline = measure_baseline(run, evaluator)
         outcome = baseline.outcome
-        phase.result(f"{outcome.hits}/{outcome.n} show the behaviour; noise floor of the KL {baseline.floor:.1e}")
+        phase.result(
+            f"{outcome.hits}/{outcome.n} show the behaviour; noise floor of the KL {baseline.floor:.1e}"
+        )
     if prefix:
         run.console.note(f"Every reply starts with {prefix!r}; it is appended to the prompts.")
     if baseline.late > LATE_SHARE * outcome.n:
@@ -172,7 +177,7 @@ def _store_extraction(run: Run, result: DirectionExtractionResult) -> None:
         "directions",
         {
             "sha256": digest,
-            "provenance": dict(result.bank.provenance),  # type: ignore[dict-item]  # JSON values by contract
+            "provenance": plain(result.bank.provenance, "provenance"),
             "stability": list(result.stability),
             "auroc": list(result.auroc),
             "effect_size": list(result.effect_size),
@@ -210,7 +215,9 @@ def plan_context(run: Run) -> PlanContext:
     """What the planner needs besides a trial's parameters."""
     assert run.model is not None and run.extraction is not None
     settings = run.settings
-    ranges = [(r.start, r.end, r.multiplier) for r in sorted(settings.layer_range_profiles, key=lambda r: r.start)]
+    ranges = [
+        (r.start, r.end, r.multiplier) for r in sorted(settings.layer_range_profiles, key=lambda r: r.start)
+    ]
     if not run.model.architecture.sites:
         raise ModelValidationError("The model has no writer that could be edited.")
     return PlanContext(
@@ -259,5 +266,3 @@ def confirm_finalists(run: Run, outcome: StudyOutcome) -> tuple[Confirmation, li
         run.degradations.append("no held-out prompts: the confirmed figures are those of the search prompts")
         run.console.warn("No held-out prompts could be loaded; figures are optimistic by selection.")
     return confirmation, confirmed
-
-

@@ -26,7 +26,7 @@ def divergence_summary(per_position: Tensor, counts: Tensor) -> Divergence | Non
     return Divergence(
         mean=float(means.mean()),
         standard_error=deviation / len(means) ** 0.5,
-        median=float(means.median()),
+        median=float(means.quantile(0.5)),
         p95=float(means.quantile(0.95)),
         maximum=float(means.max()),
         first_token=float(first.mean()),

@@ -47,11 +47,12 @@ class Asker:
 
     def replay(self, index: int, stored: FrozenTrial, scores: Scores | None) -> None:
         """Takes over a stored row; call in order of row number. scores: of a complete row."""
-        row = copy.deepcopy(stored)
+        row = copy.copy(stored)
         # A row that was killed while it was told has its constraints already; they come back with `told`.
-        row.system_attrs.pop(_CONSTRAINTS, None)
+        row.system_attrs = {key: value for key, value in stored.system_attrs.items() if key != _CONSTRAINTS}
         if scores is not None:
             row.system_attrs.update(_named(scores))
+        row.user_attrs = {}  # samplers do not look at them, and a trial's figures can be large
         self._ids[index] = self._rows.create_new_trial(self._study._study_id, template_trial=row)
 
     def ask(self, index: int, complete: int) -> FrozenTrial:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 from heretic.exceptions import StudyNotFoundError
 from heretic.lease import held
 from heretic.study.records import finished_from
-from heretic.study.storage import Location, locate, open_backend, translated
+from heretic.study.storage import Location, close_backend, locate, open_backend, translated
 from heretic.study.types import FinishedTrial, Json
 
 HEADER: Final = "heretic"
@@ -49,62 +50,66 @@ def finished_in(study: optuna.Study) -> tuple[FinishedTrial, ...]:
     return tuple(sorted((finished_from(trial.user_attrs) for trial in trials), key=lambda trial: trial.index))
 
 
-def _reading(storage: str | None) -> tuple[Location, optuna.storages.BaseStorage | None]:
+@contextmanager
+def _reading(storage: str | None) -> Iterator[tuple[Location, optuna.storages.BaseStorage | None]]:
     """The storage for a command that only reads; None where nothing is stored (nothing is created)."""
     location = locate(storage)
     if location.url is None or (location.file is not None and not location.file.exists()):
-        return location, None
-    return location, open_backend(location)
+        yield location, None
+        return
+    backend = open_backend(location)
+    try:
+        with translated(location):
+            yield location, backend
+    finally:
+        close_backend(backend)
+
+
+def _found(backend: optuna.storages.BaseStorage | None, location: Location, name: str) -> optuna.Study:
+    names = [] if backend is None else optuna.get_all_study_names(backend)
+    if backend is None or name not in names:
+        raise not_found(location, name, names)
+    return optuna.load_study(study_name=name, storage=backend)
 
 
 def list_studies(storage: str | None) -> tuple[StudySummary, ...]:
     """All studies of a storage by name, with their counts. Needs no ownership."""
-    location, backend = _reading(storage)
-    if backend is None:
-        return ()
-    summaries = []
-    with translated(location):
-        for name in sorted(optuna.get_all_study_names(backend)):
-            study = optuna.load_study(study_name=name, storage=backend)
-            states = [trial.state for trial in study.get_trials(deepcopy=False)]
-            header = study.user_attrs.get(HEADER, {})
-            summaries.append(
-                StudySummary(
-                    name=name,
-                    finished=states.count(TrialState.COMPLETE),
-                    failed=states.count(TrialState.FAIL),
-                    running=states.count(TrialState.RUNNING),
-                    schema=header.get("schema"),
-                    fingerprint=header.get("fingerprint", {}),
-                )
-            )
-    return tuple(summaries)
+    with _reading(storage) as (_, backend):
+        if backend is None:
+            return ()
+        names = sorted(optuna.get_all_study_names(backend))
+        return tuple(_summary(optuna.load_study(study_name=name, storage=backend)) for name in names)
+
+
+def _summary(study: optuna.Study) -> StudySummary:
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    header = study.user_attrs.get(HEADER, {})
+    return StudySummary(
+        name=study.study_name,
+        finished=states.count(TrialState.COMPLETE),
+        failed=states.count(TrialState.FAIL),
+        running=states.count(TrialState.RUNNING),
+        schema=header.get("schema"),
+        fingerprint=header.get("fingerprint", {}),
+    )
 
 
 def load_finished(storage: str | None, name: str) -> tuple[FinishedTrial, ...]:
     """The complete trials of a stored study by index. Raises `StudyNotFoundError` naming near ones."""
-    location, backend = _reading(storage)
-    with translated(location):
-        names = [] if backend is None else optuna.get_all_study_names(backend)
-        if backend is None or name not in names:
-            raise not_found(location, name, names)
-        return finished_in(optuna.load_study(study_name=name, storage=backend))
+    with _reading(storage) as (location, backend):
+        return finished_in(_found(backend, location, name))
 
 
 def delete_study(storage: str | None, name: str) -> None:
-    """Deletes a study and its ledger for good; the caller has asked. Raises `StudyLockedError` while it is in
-    use.
+    """Deletes a study and its ledger for good; the caller has asked.
+
+    Raises `StudyNotFoundError`, and `StudyLockedError` while it is in use.
     """
-    location, backend = _reading(storage)
-    with translated(location):
-        names = [] if backend is None else optuna.get_all_study_names(backend)
-        if backend is None or name not in names:
-            raise not_found(location, name, names)
-        if location.file is None:
-            optuna.delete_study(study_name=name, storage=backend)
-            return
-        with held(location.beside(name, "lock"), f"the study {name!r}"):
-            ledger = optuna.load_study(study_name=name, storage=backend).user_attrs.get("ledger")
-            optuna.delete_study(study_name=name, storage=backend)
-            if ledger is not None:
+    with _reading(storage) as (location, backend):
+        study = _found(backend, location, name)
+        ledger = study.user_attrs.get("ledger")
+        lock = held(location.beside(name, "lock"), f"the study {name!r}") if location.file else nullcontext()
+        with lock:
+            optuna.delete_study(study_name=name, storage=study._storage)
+            if location.file is not None and ledger is not None:
                 location.file.with_name(str(ledger)).unlink(missing_ok=True)

@@ -45,7 +45,9 @@ def checked(result: object, where: str) -> Scores | TrialFailure:
         return TrialFailure(f"{where} gave no scores but {result!r}.")
     if len(result.objectives) != 2:
         return TrialFailure(f"{where} gave {len(result.objectives)} objectives instead of 2.")
-    named = {f"objective {number}": value for number, value in enumerate(result.objectives)}
+    named: dict[str, object] = {
+        f"objective {number}": value for number, value in enumerate(result.objectives)
+    }
     named.update({f"constraint {name}": value for name, value in result.constraints.items()})
     for name, value in named.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

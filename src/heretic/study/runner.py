@@ -29,6 +29,7 @@ from heretic.study.types import (
     Dimension,
     Evaluate,
     FinishedTrial,
+    Json,
     Progress,
     Proposal,
     Scores,
@@ -88,51 +89,58 @@ def run_study(
     Raises `TooManyFailedTrialsError`, `FingerprintMismatchError` when space, sampler or seed are not the
     stored ones, and storage errors after waiting up to `patience_s`; every result so far is kept.
     """
-    runner = _Runner(
-        study=study,
-        evaluate=evaluate,
-        space=tuple(space),
-        seed=seed,
-        sampler=sampler,
-        n_startup_trials=n_startup_trials,
-        n_trials=n_trials,
-        max_failed=max(20, n_trials) if max_failed is None else max_failed,
-        max_trial_retries=max_trial_retries,
-        on_told=on_told or (lambda index: None),
-        patience_s=patience_s,
-    )
+    limit = max(20, n_trials) if max_failed is None else max_failed
+    search = _Search(tuple(space), seed, sampler, n_startup_trials)
+    runner = _Runner(study, evaluate, search, n_trials, limit, max_trial_retries, on_told, patience_s)
     runner.prepare(batch_size, warm_start)
     meter = Meter(n_trials, reference, kl_limit, clock, already=len(runner.finished))
-    reason: EndReason = "finished"
-    while indexes := runner.next_batch():
+
+    def reason_to_end() -> EndReason | None:
         if stop():
-            reason = "stopped"
-            break
+            return "stopped"
         if deadline is not None and clock() >= deadline:
-            reason = "out of time"
-            break
-        if stop_on_stall and not runner.has_open_rows and has_stalled(runner.sorted_trials(), reference):
-            reason = "stalled"
-            break
+            return "out of time"
+        stalls = stop_on_stall and not runner.has_open_rows
+        return "stalled" if stalls and has_stalled(runner.sorted_trials(), reference) else None
+
+    while indexes := runner.next_batch():
+        if (reason := reason_to_end()) is not None:
+            return runner.outcome(reason)
         batch = runner.run_batch(indexes)
         if on_progress is not None:
             on_progress(meter.reading(runner.sorted_trials(), len(runner.failed), batch))
         runner.check_failures()
-    return StudyOutcome(runner.sorted_trials(), dict(runner.failed), reason)
+    return runner.outcome("finished")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What decides the sequence of points."""
+
+    space: tuple[Dimension, ...]
+    seed: int
+    sampler: str
+    n_startup_trials: int
+
+    def described(self) -> dict[str, Json]:
+        """As stored with the study."""
+        return {
+            "space": describe_space(self.space),
+            "seed": self.seed,
+            "sampler": self.sampler,
+            "n_startup_trials": self.n_startup_trials,
+        }
 
 
 @dataclass(slots=True)
 class _Runner:
     study: Study
     evaluate: Evaluate
-    space: tuple[Dimension, ...]
-    seed: int
-    sampler: str
-    n_startup_trials: int
+    search: _Search
     n_trials: int
     max_failed: int
     max_trial_retries: int
-    on_told: Callable[[int], None]
+    on_told: Callable[[int], None] | None
     patience_s: float
     asker: Asker = field(init=False)
     batch_size: int = 1
@@ -151,15 +159,14 @@ class _Runner:
         """All complete trials by index."""
         return tuple(self.finished[index] for index in sorted(self.finished))
 
+    def outcome(self, reason: EndReason) -> StudyOutcome:
+        """The end of the run."""
+        return StudyOutcome(self.sorted_trials(), dict(self.failed), reason)
+
     def prepare(self, batch_size: int, warm_start: Sequence[Mapping[str, Value]]) -> None:
         """Reads the state back: what is done, what is open, and how the search was set up."""
         self.batch_size = self.study.resolved_batch_size(batch_size)
-        plan = {
-            "space": describe_space(self.space),
-            "seed": self.seed,
-            "sampler": self.sampler,
-            "n_startup_trials": self.n_startup_trials,
-        }
+        plan = self.search.described()
         stored = self.study.stored("plan")
         if stored is None:
             self.study.store("plan", {"search": plan, "warm_start": [dict(point) for point in warm_start]})
@@ -172,10 +179,10 @@ class _Runner:
                 details=tuple(lines),
             )
         self.asker = Asker(
-            self.space,
-            seed=self.seed,
-            sampler=self.sampler,
-            n_startup_trials=self.n_startup_trials,
+            self.search.space,
+            seed=self.search.seed,
+            sampler=self.search.sampler,
+            n_startup_trials=self.search.n_startup_trials,
             # Trial k keeps the warm start it was given first, even if the profile has changed since.
             warm_start=stored["warm_start"],
         )
@@ -294,7 +301,8 @@ class _Runner:
             self.failed[index] = result.outcome.reason
             self.failed_in_a_row += 1
             _logger.warning("Trial %d failed: %s", index, result.outcome.reason)
-        self.on_told(index)
+        if self.on_told is not None:
+            self.on_told(index)
 
     def _store(self, row: Row, result: Result) -> None:
         """Writes attributes, constraints and at last the state; may be repeated after a storage error."""

@@ -73,7 +73,7 @@ def nearest_legal(dimension: Dimension, value: Value, fallback: Value) -> Value:
 def _sobol_block(dimensions: int, seed: int, block: int) -> tuple[tuple[float, ...], ...]:
     # scipy is slow to import and needed only here.
     import numpy as np
-    from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy ships no types
+    from scipy.stats import qmc
 
     engine = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed))
     if block:

@@ -33,6 +33,7 @@ from heretic.study.records import NotPlainError, differences, plain
 from heretic.study.storage import (
     SQLITE_TIMEOUT_S,
     Location,
+    close_backend,
     locate,
     open_backend,
     translated,
@@ -80,9 +81,7 @@ class Study:
 
     def close(self) -> None:
         """Gives up the ownership; finished trials are kept. Repeating is harmless."""
-        if isinstance(self._backend, optuna.storages.RDBStorage):
-            self._backend.remove_session()
-            self._backend.engine.dispose()
+        close_backend(self._backend)
         if self.lease is not None:
             self.lease.release()
 
@@ -257,32 +256,44 @@ def _decide(
     timeout_s: float,
 ) -> Study:
     study = Study(location, open_backend(location, timeout_s=timeout_s), name, lease)
-    with translated(location):
-        exists = study.has(name)
-        if not exists and resume == "continue":
-            raise not_found(location, name, optuna.get_all_study_names(study._backend))
-        if exists and resume == "fail":
-            raise ConfigurationError(
-                f"The study {name!r} already exists in {location.shown()} and resume is 'fail'.",
-                hint="Use another --study-name, --resume continue, or --resume fresh (renames the old one).",
-            )
-        notes: tuple[str, ...] = ()
-        if exists and resume == "fresh":
-            aside = _renamed(study, name)
-            notes = (f"The study {name!r} was kept as {aside!r}.",)
-        study._attach(name)
+    try:
+        with translated(location):
+            return _resumed(study, name, fingerprint, resume, default_name)
+    except BaseException:
+        study.close()
+        raise
+
+
+def _resumed(
+    study: Study, name: str, fingerprint: Mapping[str, Json], resume: Resume, default_name: bool
+) -> Study:
+    """Applies the resume mode (requirements R-SEA-22)."""
+    location = study.location
+    exists = study.has(name)
+    if not exists and resume == "continue":
+        raise not_found(location, name, optuna.get_all_study_names(study._backend))
+    if exists and resume == "fail":
+        raise ConfigurationError(
+            f"The study {name!r} already exists in {location.shown()} and resume is 'fail'.",
+            hint="Use another --study-name, --resume continue, or --resume fresh (renames the old one).",
+        )
+    notes: tuple[str, ...] = ()
+    if exists and resume == "fresh":
+        aside = _renamed(study, name)
+        notes = (f"The study {name!r} was kept as {aside!r}.",)
+    study._attach(name)
+    header = study._header()
+    lines = differences(header["fingerprint"], fingerprint) if header else []
+    if lines and default_name:
+        return _other_study(study, name, fingerprint, resume, lines)
+    if lines:
+        raise _mismatch(location, name, lines)
+    if header is None:
+        study._begin(fingerprint)
         header = study._header()
-        lines = differences(header["fingerprint"], fingerprint) if header else []
-        if lines and default_name:
-            return _other_study(study, name, fingerprint, resume, lines)
-        if lines:
-            raise _mismatch(location, name, lines)
-        if header is None:
-            study._begin(fingerprint)
-            header = study._header()
-        assert header is not None
-        study._settle(header)
-        study.notes = notes
+    assert header is not None
+    study._settle(header)
+    study.notes = notes
     return study
 
 

@@ -121,6 +121,13 @@ def open_backend(location: Location, *, timeout_s: float = SQLITE_TIMEOUT_S) -> 
         raise StorageError(f"{location.shown()} was made by another version of optuna: {error}") from error
 
 
+def close_backend(backend: optuna.storages.BaseStorage) -> None:
+    """Closes the connections of a storage made by `open_backend`."""
+    if isinstance(backend, optuna.storages.RDBStorage):
+        backend.remove_session()
+        backend.engine.dispose()
+
+
 def check_file(file: Path, *, timeout_s: float = SQLITE_TIMEOUT_S) -> None:
     """Refuses a SQLite path that cannot work, before anything else is done (reliability A07, A15).
 
@@ -222,7 +229,7 @@ def explained(error: BaseException, location: Location) -> HereticError:
         )
     away = any(isinstance(link, sqlalchemy.exc.OperationalError) for link in chain(error))
     hint = "Start the same command again once the storage answers; finished trials are kept."
-    cause = [link for link in chain(error)][-1]
+    cause = list(chain(error))[-1]
     return StorageError(
         f"The storage {where} failed: {type(cause).__name__}: {cause}", hint=hint, data={"transient": away}
     )

@@ -85,7 +85,7 @@ class Evaluate(Protocol):
     """
 
     def __call__(
-        self, proposals: Sequence[Proposal], finished: Sequence[FinishedTrial]
+        self, proposals: Sequence[Proposal], finished: Sequence[FinishedTrial], /
     ) -> Sequence[Scores | TrialFailure]: ...
 
 

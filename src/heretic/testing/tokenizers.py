@@ -56,7 +56,7 @@ def byte_tokenizer(
     backend.decoder = decoders.ByteLevel()
     if start in ("tokenizer", "both"):
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # library
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
         eos_token="</s>",

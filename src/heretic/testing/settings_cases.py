@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two different valid values for every leaf of the settings, made from the types; shared by the settings tests."""
+"""Two different valid values for every leaf of the settings, made from the types, for the settings tests."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ def leaf_paths() -> list[KeyPath]:
     return paths
 
 
+@cache
 def two_values(path: KeyPath) -> tuple[object, object]:
     """Two values a TOML file may state for a leaf."""
     name = schema.dotted(path)
@@ -68,12 +70,12 @@ def _two_lists(kind: Any) -> tuple[object, object]:
     )
 
 
-def _numbers(member: object, candidates: Sequence[float], kind: type) -> tuple[object, object]:
+def _numbers(member: Any, candidates: Sequence[float], kind: type) -> tuple[object, object]:
     adapter_fits = [value for value in candidates if _fits(member, kind(value))]
     return kind(adapter_fits[0]), kind(adapter_fits[1])
 
 
-def _fits(member: object, value: object) -> bool:
+def _fits(member: Any, value: object) -> bool:
     from pydantic import TypeAdapter, ValidationError
 
     try:
