@@ -68,7 +68,7 @@ class Loaded:
 
     def continue_greedily(self, batch: Batch, tokens: int) -> torch.Tensor:
         """Greedy continuations (rows, up to `tokens`), padded after the end token; no filter, no penalty."""
-        plain = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        plain = GenerationConfig(
             max_new_tokens=tokens,
             do_sample=False,
             eos_token_id=self.ends,

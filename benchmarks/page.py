@@ -193,7 +193,8 @@ def _judged_volumes(judged: Sequence[Mapping[str, Any]], kl_reference: float) ->
             )
             for entry in entries
         ]
-        base = int(entries[0]["verdict"]["base_behaviour"]["hits"])
+        counted = entries[0]["verdict"]["base_behaviour"]
+        base = counted["hits"] / max(1, counted["n"])
         volume = hypervolume(points_of(trials, base, kl_reference))
         lines.append(
             f"- {program}, seed {seed}: hypervolume of the {len(trials)} judged point(s) {volume:.4f}."
@@ -235,7 +236,8 @@ def render(results: Mapping[str, Any]) -> str:
         "repetition(s), order changing; median, in brackets smallest to largest; ratio = first column / "
         "second, seed by seed.",
         f"- Times of {THEIRS}: its study journal, whole run up to its trial menu. Times of {OURS}: its study "
-        "storage, whole run with confirmation, saving, reloading and measuring again.",
+        "storage or its own report, whichever is less favourable; whole run with confirmation, saving, "
+        "reloading and measuring again.",
         "",
         *_timing_table(runs),
         "",

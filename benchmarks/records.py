@@ -65,6 +65,14 @@ class RunRecord:
     timing_source: str = ""
     self_reported: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def base_rate(self) -> float:
+        """Behaviour rate of the unedited model; 0 if nothing was measured.
+
+        A rate, because ours reports its baseline on other prompts (held out) than the trials.
+        """
+        return self.base_hits / self.base_n if self.base_n else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedRecord:
@@ -77,14 +85,14 @@ class JudgedRecord:
 
 
 def points_of(
-    trials: Sequence[TrialRecord], base_hits: int, kl_reference: float
+    trials: Sequence[TrialRecord], base_rate: float, kl_reference: float
 ) -> list[tuple[float, float]]:
     """Points (KL / kl_reference, rate / base rate) of the measured trials, both minimised (algorithms 8)."""
     points: list[tuple[float, float]] = []
     for trial in trials:
-        if trial.measured and base_hits > 0:
-            assert trial.hits is not None and trial.kl is not None
-            points.append((max(0.0, trial.kl) / kl_reference, trial.hits / base_hits))
+        if trial.measured and base_rate > 0:
+            assert trial.hits is not None and trial.kl is not None and trial.n
+            points.append((max(0.0, trial.kl) / kl_reference, trial.hits / trial.n / base_rate))
     return points
 
 
@@ -103,13 +111,13 @@ def best_of(trials: Sequence[TrialRecord], kl_limit: float) -> TrialRecord | Non
 
 def final_hypervolume(run: RunRecord, kl_reference: float) -> float:
     """Hypervolume of everything the run found, reference point (kl_reference, base rate), between 0 and 1."""
-    return hypervolume(points_of(run.trials, run.base_hits, kl_reference))
+    return hypervolume(points_of(run.trials, run.base_rate, kl_reference))
 
 
 def hypervolume_at(run: RunRecord, seconds: float, kl_reference: float) -> float:
     """Hypervolume of the trials that had finished `seconds` after the start."""
     done = [trial for trial in run.trials if trial.end_s is not None and trial.end_s <= seconds]
-    return hypervolume(points_of(done, run.base_hits, kl_reference))
+    return hypervolume(points_of(done, run.base_rate, kl_reference))
 
 
 def seconds_to_reach(run: RunRecord, target: float, kl_reference: float) -> float | None:

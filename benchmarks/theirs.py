@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pexpect  # type: ignore[import-untyped]  # the package ships no types and no stubs are installed
+import pexpect
 
 from benchmarks.conditions import Conditions, child_environment, prompt_texts
 from benchmarks.memory import PeakMemory

@@ -104,7 +104,9 @@ class Console(Questions):
         self._stderr = _tolerant(sys.stderr if stderr is None else stderr)
         if interactive is None:
             interactive = sys.stdin is not None and sys.stdin.isatty() and self._stderr.isatty()
-        super().__init__(stream=self._stderr, interactive=interactive, assume_yes=assume_yes)
+        super().__init__(
+            stream=self._stderr, interactive=interactive, assume_yes=assume_yes, color=color is not False
+        )
         self.json = json
         self.quiet = quiet
         self.verbose = verbose

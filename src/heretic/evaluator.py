@@ -24,7 +24,7 @@ from heretic.scorers.kl_divergence import divergence_summary
 from heretic.model.model import Model
 from heretic.model.tokens import PromptLike
 from heretic.report import Divergence
-from heretic.scorers.degeneration import condition
+from heretic.scorers.degeneration import reply_condition
 from heretic.scorers.protocol import Judgement, ReplyScorer
 
 logger = logging.getLogger("heretic.evaluator")
@@ -160,7 +160,7 @@ class Evaluator:
             hits=sum(verdict.hit for verdict in verdicts),
             n=len(replies),
             labels=restore_order([verdict.label for verdict in verdicts], self.bad_order),
-            conditions=[condition(reply.text, reply.tokens) for reply in replies],
+            conditions=[reply_condition(reply) for reply in replies],
             replies=replies,
         )
 
@@ -332,7 +332,7 @@ class _Generation:
             hits=sum(verdict.hit for verdict in verdicts),
             n=total,
             labels=restore_order([v.label for v in verdicts], order) if status == "complete" else (),
-            conditions=[condition(reply.text, reply.tokens) for reply in ordered],
+            conditions=[reply_condition(reply) for reply in ordered],
             replies=ordered,
         )
 

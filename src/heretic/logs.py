@@ -177,8 +177,8 @@ def quiet_libraries(*, verbose: bool = False) -> None:
 def tame_progress_bars(*, terminal: bool) -> None:
     """Set how libraries draw their own bars, before one of them is imported (they read this once).
 
-    On a terminal: ASCII, and only for what lasts longer than a second, so that downloads show and trifles do not.
-    Elsewhere: none at all (R-CLI-24).
+    On a terminal: ASCII, and only for what lasts longer than a second, so that downloads show and trifles
+    do not. Elsewhere: none at all (R-CLI-24).
     """
     if terminal:
         os.environ.setdefault("TQDM_ASCII", " 123456789#")

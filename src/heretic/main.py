@@ -11,6 +11,7 @@ from heretic.phases.optimization import create_study
 from heretic.phases.reporting import Result, build_report
 from heretic.phases.state import Run
 from heretic.report import RunReport
+from heretic.reproduction import read_run_file, reproduce
 from heretic.stop import StopFlag
 from heretic.tasks import chat_model, doctor, dry_run, evaluate_pair, export_trial, inspect, verify
 
@@ -22,6 +23,8 @@ __all__ = [
     "evaluate_pair",
     "export_trial",
     "inspect",
+    "read_run_file",
+    "reproduce",
     "run",
     "verify",
 ]

@@ -34,6 +34,31 @@ FULL_BELOW = 64 * 1024
 """Free bytes below which a failure without an errno counts as a full disk (safetensors hides it, REL-X01)."""
 
 
+def refuse_taken_target(target: Path, *, overwrite: bool) -> bool:
+    """Raise `OutputExistsError` unless the name is free, an empty folder, or ours and `overwrite` is set.
+
+    True when there is an older output of this program that would be replaced.
+    """
+    if not os.path.lexists(target):
+        return False
+    if not target.is_dir():
+        raise OutputExistsError(f"{target} exists and is not a folder.", hint="Choose another output path.")
+    if not any(target.iterdir()):
+        return False
+    if not (target / CHECKSUM_FILE).is_file() and not (target / HIDDEN_MANIFEST).is_file():
+        raise OutputExistsError(
+            f"The folder {target} is not empty and was not written by this program "
+            f"(no {CHECKSUM_FILE}, no {HIDDEN_MANIFEST}); it is left alone.",
+            hint="Choose another output path.",
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"The output folder {target} exists.",
+            hint="Choose another path, or allow it to be replaced with --overwrite.",
+        )
+    return True
+
+
 def staged_folder(target: Path, *, overwrite: bool = False, needed_bytes: int | None = None) -> StagedFolder:
     """A context manager that builds `target` in a staging folder; nothing is published without `commit()`.
 
@@ -105,28 +130,7 @@ class StagedFolder:
             self._lock = -1
 
     def _refuse_taken_target(self) -> None:
-        """Raise `OutputExistsError` unless the name is free, an empty folder, or ours and `overwrite` is
-        set."""
-        if not os.path.lexists(self.target):
-            return
-        if not self.target.is_dir():
-            raise OutputExistsError(
-                f"{self.target} exists and is not a folder.", hint="Choose another output path."
-            )
-        if not any(self.target.iterdir()):
-            return
-        ours = (self.target / CHECKSUM_FILE).is_file() or (self.target / HIDDEN_MANIFEST).is_file()
-        if not ours:
-            raise OutputExistsError(
-                f"The folder {self.target} is not empty and was not written by this program "
-                f"(no {CHECKSUM_FILE}, no {HIDDEN_MANIFEST}); it is left alone.",
-                hint="Choose another output path.",
-            )
-        if not self.overwrite:
-            raise OutputExistsError(
-                f"The output folder {self.target} exists.",
-                hint="Choose another path, or allow it to be replaced with --overwrite.",
-            )
+        refuse_taken_target(self.target, overwrite=self.overwrite)
 
     def checksums(self) -> dict[str, str]:
         """`checksums(path)`, hashing only files that changed since the last call (the manifest needs them

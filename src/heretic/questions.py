@@ -24,10 +24,13 @@ class Questions:
     terminal.
     """
 
-    def __init__(self, *, stream: TextIO, interactive: bool, assume_yes: bool = False) -> None:
+    def __init__(
+        self, *, stream: TextIO, interactive: bool, assume_yes: bool = False, color: bool = True
+    ) -> None:
         self._stream = stream
         self.interactive = interactive
         self.assume_yes = assume_yes
+        self._color = color
 
     def choose(self, question: str, choices: Sequence[str], *, flag: str, default: int = 0) -> int:
         """The index of the chosen line. Raises `ConfirmationRequiredError` without a terminal,
@@ -142,6 +145,8 @@ class Questions:
     def _look(self) -> Mapping[str, Any]:
         """Style and the stream: questions are messages, so they go to stderr like all of them."""
         import questionary
+        from prompt_toolkit.output import ColorDepth
         from prompt_toolkit.output.defaults import create_output
 
-        return {"style": questionary.Style(list(_STYLE)), "output": create_output(stdout=self._stream)}
+        look = {"style": questionary.Style(list(_STYLE)), "output": create_output(stdout=self._stream)}
+        return look if self._color else {**look, "color_depth": ColorDepth.MONOCHROME}

@@ -20,7 +20,7 @@ from heretic.trial_display import duration
 
 EXAMPLES: Final = 3
 REPLY_LIMIT: Final = 600
-WHERE: Final = {"search": "search prompts", "held_out": "held-out prompts", "saved": "held-out prompts"}
+WHERE: Final = {"search": "search", "held_out": "held-out", "saved": "held-out"}
 UNKNOWN: Final = "not measured"
 FRONT_COLUMNS: Final = (
     "trial",
@@ -141,7 +141,7 @@ def _measurements(report: RunReport) -> list[tuple[str, Measurement]]:
 def _figures(report: RunReport) -> Iterator[RenderableType]:
     table = Table(box=box.ASCII2, header_style="bold")
     table.add_column("model", no_wrap=True)
-    table.add_column("measured on")
+    table.add_column("prompts")
     for name in ("behaviour rate", "95 % interval", "KL, nats/token", "KL, first", "over-rate"):
         table.add_column(name, justify="right")
     rows = _measurements(report)

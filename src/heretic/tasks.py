@@ -16,7 +16,7 @@ from heretic.apps.chat_model import PlainChatModel
 from heretic.apps.ending import finish
 from heretic.config import Resolved, built_in_behaviours, resolve_settings
 from heretic.console import Console
-from heretic.decoding import ENGINES
+from heretic.decoding import choose_engine
 from heretic.demo import model_path
 from heretic.exceptions import ConfigurationError, HereticError, StudyNotFoundError
 from heretic.export.folder import inspect_folder
@@ -33,6 +33,7 @@ from heretic.phases.reporting import Result, build_report
 from heretic.phases.state import Run
 from heretic.report import Measurement, RunReport, flat_measurement
 from heretic.stop import StopFlag
+from heretic.study.catalogue import load_finished
 from heretic.study.runner import StudyOutcome
 
 MEASURING = (
@@ -125,6 +126,7 @@ def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> 
     Raises `StudyNotFoundError` for a study without trials, `FingerprintMismatchError` when model or data changed.
     """
     settings = resolved.settings.model_copy(update={"trial": trial, "resume": "continue"})
+    require_stored_trial(settings.storage, settings.study_name, trial)
     run = Run(replace(resolved, settings=settings), console, StopFlag())
     source = steps.preflight(run)
     run.bundle = steps.load_prompts(run)
@@ -133,18 +135,20 @@ def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> 
     with create_study(run) as run.study:
         run.extraction = steps.extract(run)
         run.context = steps.plan_context(run)
-        finished = run.study.finished_trials()
-        if not finished:
-            raise StudyNotFoundError(
-                f"The study {settings.study_name!r} has no finished trial.", hint="Run it first."
-            )
-        if trial is not None:
-            named_trial(finished, trial)
-        outcome = StudyOutcome(finished, run.study.failed_trials(), "finished")
+        outcome = StudyOutcome(run.study.finished_trials(), run.study.failed_trials(), "finished")
         confirmation, confirmed = steps.confirm_finalists(run, outcome)
         result = Result(outcome, confirmation, confirmed)
         status = finish(run, result)
     return build_report(run, result, status)
+
+
+def require_stored_trial(storage: str | None, name: str, trial: int | None) -> None:
+    """Raise `StudyNotFoundError` or `ConfigurationError` when there is no such trial, before anything is loaded."""
+    finished = load_finished(storage, name)
+    if not finished:
+        raise StudyNotFoundError(f"The study {name!r} has no finished trial.", hint="Run it first.")
+    if trial is not None:
+        named_trial(finished, trial)
 
 
 def evaluate_pair(resolved: Resolved, *, console: Console) -> dict[str, object]:
@@ -178,7 +182,7 @@ def _measure_path(run: Run, confirmation: Confirmation, source: ModelSource) -> 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     other = loading.load(run.settings, source)
-    engine = ENGINES["fast" if run.settings.engine == "auto" else run.settings.engine](other)
+    engine, _ = choose_engine(other, run.settings.engine)
     _, measured = confirmation.measure_other(other, engine)
     return measured
 
@@ -267,6 +271,7 @@ def chat_model(resolved: Resolved, *, console: Console, trial: str | None = None
     if not name or not number.isdecimal():
         raise ConfigurationError(f"{trial!r} is no trial.", hint="Give STUDY:N, such as heretic_study:12.")
     chosen = settings.model_copy(update={"study_name": name, "resume": "continue"})
+    require_stored_trial(settings.storage, name, int(number))
     run = Run(replace(resolved, settings=chosen), console, StopFlag())
     source = steps.preflight(run)
     run.bundle = steps.load_prompts(run)

@@ -110,15 +110,26 @@ def test_output_is_plain_ascii_without_a_terminal(tmp_path: Path) -> None:
 def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
     command = f"{sys.executable} -m heretic.cli --help | head -1"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert "Traceback" not in done.stderr and "Exception" not in done.stderr and done.stdout.startswith("Usage")
+    assert (
+        "Traceback" not in done.stderr and "Exception" not in done.stderr and done.stdout.startswith("Usage")
+    )
 
 
 def test_a_token_in_the_environment_is_never_shown(tmp_path: Path) -> None:
     """REL-15."""
     token = "hf_" + "Xy1" * 12
-    for arguments in (["show-config", "org/model"], ["M", "--nonsense", token], ["show-config", token, "--json"]):
+    for arguments in (
+        ["show-config", "org/model"],
+        ["M", "--nonsense", token],
+        ["show-config", token, "--json"],
+    ):
         done = heretic(*arguments, folder=tmp_path, HF_TOKEN=token)
         assert token not in done.stdout + done.stderr
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,10 @@ def scene_menu() -> None:
         kl = Divergence(0.1 * number, 0.01, 0.1, 0.1, 0.1, 0.1, 100, 500)
         replies = ("a [bold]reply[/] \x1b]52;c;eA==\x07",)
         return TrialReport(
-            number, {}, Measurement("search", Rate(number, 100, 0.0, 0.1), kl, replies=replies), strengths={"mlp": (0.25,)}
+            number,
+            {},
+            Measurement("search", Rate(number, 100, 0.0, 0.1), kl, replies=replies),
+            strengths={"mlp": (0.25,)},
         )
 
     def save(chosen: TrialReport) -> str:
@@ -135,9 +139,15 @@ pexpect = pytest.importorskip("pexpect")
 
 
 @contextmanager
-def played(scene: str) -> Iterator[pexpect.spawn]:
+def played(scene: str) -> Iterator[Any]:
     """A scene in a pseudo-terminal; its process is ended whatever the test does."""
-    environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "120"}
+    environment = {
+        **os.environ,
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        "TERM": "xterm",
+        "NO_COLOR": "1",
+        "COLUMNS": "120",
+    }
     child = pexpect.spawn(
         sys.executable,
         [str(Path(__file__)), scene],
@@ -152,7 +162,7 @@ def played(scene: str) -> Iterator[pexpect.spawn]:
         child.close(force=True)
 
 
-def pick(child: pexpect.spawn, downs: int) -> None:
+def pick(child: Any, downs: int) -> None:
     """Move down and press Enter; the pauses let the program redraw between keys, as a person would."""
     for _ in range(downs):
         child.send(DOWN)

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from end_to_end.support import command, environment, heretic, run_flags
+from .support import command, environment, heretic, run_flags
 
-from heretic.study.state import load_finished
+from heretic.study.catalogue import load_finished
 
 TRIALS = 16
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from end_to_end.support import Ended, heretic, run_flags
+from .support import Ended, heretic, run_flags
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -83,7 +83,7 @@ def test_help_lists_commands_flags_and_every_setting(capsys: pytest.CaptureFixtu
     assert shown.isascii() and "Search:" in shown
 
 
-@pytest.mark.parametrize("name", [name for name in REQUIRED])
+@pytest.mark.parametrize("name", REQUIRED)
 def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line([*name.split(), "--help"]) == 0
     shown = capsys.readouterr().out
@@ -190,5 +190,11 @@ def test_the_front_leaves_out_beaten_and_infeasible_trials() -> None:
     def trial(index: int, rate: float, kl: float, guard: float = -1.0) -> FinishedTrial:
         return FinishedTrial(index, {}, Scores((rate, kl), {"guard": guard}))
 
-    trials = [trial(0, 0.5, 0.1), trial(1, 0.1, 0.5), trial(2, 0.5, 0.2), trial(3, 0.0, 0.0, 1.0), trial(4, 0.1, 0.5)]
+    trials = [
+        trial(0, 0.5, 0.1),
+        trial(1, 0.1, 0.5),
+        trial(2, 0.5, 0.2),
+        trial(3, 0.0, 0.0, 1.0),
+        trial(4, 0.1, 0.5),
+    ]
     assert [entry.index for entry in nondominated(trials)] == [1, 0]

@@ -12,10 +12,23 @@ from heretic.exceptions import ConfigurationError
 
 
 def test_settings_pass_unchanged_and_in_order() -> None:
-    tokens = ["--n-trials", "20", "M", "--bad-prompts.split=train[:5]", "--no-compile", "-x", "--auto-select", "true"]
-    flags, rest = split_flags([*tokens[:3], "--json", *tokens[3:], "-q", "--config", "a.toml", "--config=b.toml"])
+    tokens = [
+        "--n-trials",
+        "20",
+        "M",
+        "--bad-prompts.split=train[:5]",
+        "--no-compile",
+        "-x",
+        "--auto-select",
+        "true",
+    ]
+    flags, rest = split_flags(
+        [*tokens[:3], "--json", *tokens[3:], "-q", "--config", "a.toml", "--config=b.toml"]
+    )
     assert rest == tokens
-    assert flags.json and flags.quiet and not flags.verbose and flags.config == [Path("a.toml"), Path("b.toml")]
+    assert (
+        flags.json and flags.quiet and not flags.verbose and flags.config == [Path("a.toml"), Path("b.toml")]
+    )
 
 
 @pytest.mark.parametrize("word", ["true", "yes", "on", "1", "TRUE"])

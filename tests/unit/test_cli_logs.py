@@ -17,6 +17,10 @@ from heretic.logs import FILE_BYTES, NOISY_LIBRARIES, OUR_LOGGERS, configure_log
 TOKEN = "hf_" + "Zz9" * 12
 
 
+def ignore(line: str) -> None:
+    """A terminal nobody looks at."""
+
+
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     """Loggers are global: leave them as they were."""
@@ -61,7 +65,7 @@ def test_what_the_console_said_is_not_said_twice(tmp_path: Path) -> None:
 
 def test_structured_lines_are_json(tmp_path: Path) -> None:
     """R-LOG-03: time, level, logger, message, fields."""
-    path = configure_logging(str, file=tmp_path / "a.jsonl", structured=True)
+    path = configure_logging(ignore, file=tmp_path / "a.jsonl", structured=True)
     assert path is not None
     logging.getLogger("heretic.export").info("saved %s", "x", extra={"shard": 3, "place": tmp_path})
     try:
@@ -77,7 +81,9 @@ def test_structured_lines_are_json(tmp_path: Path) -> None:
     assert "ValueError" in second["traceback"] and TOKEN not in path.read_text(encoding="utf-8")
 
 
-def test_no_secret_in_messages_arguments_or_tracebacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_in_messages_arguments_or_tracebacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R-LOG-04, I02: the real value of the variable and the pattern."""
     monkeypatch.setenv("HF_TOKEN", "a-value-without-prefix")
     lines: list[str] = []
@@ -87,7 +93,11 @@ def test_no_secret_in_messages_arguments_or_tracebacks(tmp_path: Path, monkeypat
     except OSError:
         logging.getLogger("heretic.model").exception("with %s", TOKEN)
     assert path is not None
-    for text in (path.read_text(encoding="utf-8"), "".join(lines), write_crash_file(TOKEN).read_text("utf-8")):
+    for text in (
+        path.read_text(encoding="utf-8"),
+        "".join(lines),
+        write_crash_file(TOKEN).read_text("utf-8"),
+    ):
         assert "redacted" in text
         for secret in (TOKEN, "a-value-without-prefix", "pw123456"):
             assert secret not in text
@@ -101,7 +111,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 
 def test_rotation_is_ten_megabytes_five_files(tmp_path: Path) -> None:
-    configure_logging(str, file=tmp_path / "a.log")
+    configure_logging(ignore, file=tmp_path / "a.log")
     (handler,) = [h for h in logging.getLogger("heretic").handlers if isinstance(h, RotatingFileHandler)]
     assert handler.maxBytes == FILE_BYTES == 10_000_000 and handler.backupCount + 1 == 5
 
@@ -115,15 +125,15 @@ def test_configuring_twice_does_not_double_lines(tmp_path: Path) -> None:
 
 
 def test_libraries_are_quiet_but_not_silent() -> None:
-    configure_logging(str)
+    configure_logging(ignore)
     logger = logging.getLogger("optuna")
     assert not logger.isEnabledFor(logging.WARNING) and logger.isEnabledFor(logging.ERROR)
 
 
 def test_bad_level_and_bad_file_are_typed(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="loud"):
-        configure_logging(str, level="loud")
+        configure_logging(ignore, level="loud")
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(FileOperationError) as caught:
-        configure_logging(str, file=tmp_path / "file" / "a.log")
+        configure_logging(ignore, file=tmp_path / "file" / "a.log")
     assert "--log-file" in str(caught.value.hint)

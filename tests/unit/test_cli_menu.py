@@ -47,7 +47,9 @@ def test_order_is_by_held_out_figures_and_turns() -> None:
 
 
 def test_a_line_says_where_its_figures_come_from() -> None:
-    assert "9.0% (9/100)" in trial_line(trial(1, 1, 0.3, held_hits=9)) and "held out" in trial_line(trial(1, 1, 0.3, 9))
+    assert "9.0% (9/100)" in trial_line(trial(1, 1, 0.3, held_hits=9)) and "held out" in trial_line(
+        trial(1, 1, 0.3, 9)
+    )
     assert "search" in trial_line(trial(1, 1, 0.3))
 
 

@@ -151,7 +151,8 @@ def a_report(status: str, *, chosen: bool) -> RunReport:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [("done", 0), ("saved", 0), ("nothing_qualified", 3), ("interrupted", 130), ("failed", 1)]
+    ("status", "code"),
+    [("done", 0), ("saved", 0), ("nothing_qualified", 3), ("interrupted", 130), ("failed", 1)],
 )
 def test_the_status_of_a_report_decides_the_exit_code(status: str, code: int) -> None:
     assert conclude(a_report(status, chosen=True), Invocation().context) == code

@@ -31,7 +31,7 @@ class TinyChatModel:
 
     def __init__(self, *, delay_s: float = 0.0, failure: BaseException | None = None) -> None:
         changes = {"vocab_size": 320, "max_position_embeddings": 512}
-        self._network = pico_model("qwen2", changes=changes).eval()
+        self._network: PreTrainedModel = pico_model("qwen2", changes=changes).eval()
         self._network.generation_config.eos_token_id = None
         self._tokenizer = byte_tokenizer()
         self.delay_s, self.failure = delay_s, failure
@@ -49,9 +49,11 @@ class TinyChatModel:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         return self._tokenizer
 
-    def _watch(self, module: object, inputs: object, options: dict[str, torch.Tensor], output: object) -> object:
+    def _watch(
+        self, module: object, inputs: object, options: dict[str, torch.Tensor], output: object
+    ) -> object:
         if options["input_ids"].shape[1] > 1:
-            self.seen.append(self._tokenizer.decode(options["input_ids"][0]))
+            self.seen.append(str(self._tokenizer.decode(options["input_ids"][0])))
         self.steps += 1
         time.sleep(self.delay_s)
         if self.failure is not None and self.steps > 2:
@@ -178,7 +180,9 @@ def test_regenerate_edit_and_clear() -> None:
     assert chat.messages == []
 
 
-@pytest.mark.parametrize(("temperature", "tokens"), [(-0.1, 512), (2.1, 512), (float("nan"), 512), (1.0, 63), (1.0, 4097)])
+@pytest.mark.parametrize(
+    ("temperature", "tokens"), [(-0.1, 512), (2.1, 512), (float("nan"), 512), (1.0, 63), (1.0, 4097)]
+)
 def test_parameters_have_limits(temperature: float, tokens: int) -> None:
     with pytest.raises(ConfigurationError):
         session(temperature=temperature, max_tokens=tokens)

@@ -13,7 +13,7 @@ from heretic.console import Console
 from heretic.exceptions import ConfirmationRequiredError, DiskSpaceError
 from heretic.report import Divergence, Example, Measurement, Rate, RunReport, TrialReport
 from heretic.sanitise import printable, redact, single_line
-from heretic.study.types import FinishedTrial, Progress, Scores
+from heretic.study.types import FinishedTrial, Json, Progress, Scores
 from heretic.trial_display import PLOT_HEIGHT, PLOT_WIDTH, bar, duration, scatter, speed
 
 HOSTILE = "a\x1b]52;c;ZXZpbA==\x07b [bold]c[/] [/] :smile: \x9bd\x00 \x1b[2J\u202ee"
@@ -38,8 +38,8 @@ def progress(index: int, best: FinishedTrial | None, eta: float | None = 12.0) -
 
 
 def trial(index: int, rate: float, kl: float, feasible: bool = True) -> FinishedTrial:
-    constraint = {"guard": -1.0 if feasible else 1.0}
-    measured = {"rate": rate, "hits": round(100 * rate), "n": 100, "kl": {"mean": kl}}
+    constraint: dict[str, float] = {"guard": -1.0 if feasible else 1.0}
+    measured: dict[str, Json] = {"rate": rate, "hits": round(100 * rate), "n": 100, "kl": {"mean": kl}}
     return FinishedTrial(index, {}, Scores((0.0, 9.0), constraint, measured))
 
 
@@ -72,7 +72,16 @@ def test_messages_go_to_stderr_and_results_to_stdout() -> None:
     console.table(("x",), [("result row",)], result=True)
     assert "the result" in out.getvalue() and "result row" in out.getvalue()
     assert "warning" not in out.getvalue() and "message row" not in out.getvalue()
-    for expected in ("a note", "a cure", "no space", "free some", "d1", "heretic M", "message row", "4 layers"):
+    for expected in (
+        "a note",
+        "a cure",
+        "no space",
+        "free some",
+        "d1",
+        "heretic M",
+        "message row",
+        "4 layers",
+    ):
         assert expected in err.getvalue()
     assert "the result" not in err.getvalue()
 
@@ -134,7 +143,7 @@ def test_tables_facts_and_errors_escape_too() -> None:
 
 
 def test_secrets_never_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    """REL-15: the token pattern, the value of the variable, a password in a URL; on both streams and in the document."""
+    """REL-15: token pattern, value of the variable, password in a URL; on both streams and in the document."""
     monkeypatch.setenv("HF_TOKEN", "plainsecretvalue")
     console, out, err = make(json=True)
     text = f"{TOKEN} plainsecretvalue postgresql://me:geheim@host/db"
@@ -201,7 +210,14 @@ def test_plain_progress_is_one_line_per_batch() -> None:
     lines = err.getvalue().splitlines()
     assert len(lines) == 2 and out.getvalue() == ""
     assert "trial 4/8" in lines[0] and "none within the limits" in lines[0] and "left ?" in lines[0]
-    for expected in ("12.0% (12/100) at KL 0.210, trial 3", "front 3", "0.7500", "30.0 trials/min", "12 s", "1.0 GB"):
+    for expected in (
+        "12.0% (12/100) at KL 0.210, trial 3",
+        "front 3",
+        "0.7500",
+        "30.0 trials/min",
+        "12 s",
+        "1.0 GB",
+    ):
         assert expected in lines[1]
     assert "\x1b" not in err.getvalue()
 
@@ -302,7 +318,8 @@ def test_yes_counts_only_with_the_explicit_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1m 00s"), (3725, "1h 02m")]
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1m 00s"), (3725, "1h 02m")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from heretic.demo import KNOWLEDGE_SPLITS, PROMPT_SETS, SPLITS, grammar_phrases, prompts_path
-from heretic.demo.corpus import reply, request, request_in, split_of, training_request
-from heretic.demo.documents import corpus, quiz_split
+from heretic.demo.corpus import SEED, reply, request, request_in, split_of, training_request
+from heretic.demo.documents import ANSWERS, REFUSALS, corpus, quiz_split
 from heretic.demo.grammar_borderline import BORDERLINE
 from heretic.demo.grammar_disallowed import DISALLOWED
 from heretic.demo.grammar_ordinary import ORDINARY
@@ -44,8 +44,6 @@ def test_knowledge_rows() -> None:
 
 
 def test_files_are_what_the_code_writes(tmp_path: Path) -> None:
-    from heretic.demo.train import SEED
-
     write_prompts(tmp_path, SEED)
     for name in (*PROMPT_SETS, "knowledge"):
         for split in KNOWLEDGE_SPLITS if name == "knowledge" else SPLITS:
@@ -53,7 +51,11 @@ def test_files_are_what_the_code_writes(tmp_path: Path) -> None:
 
 
 def test_no_held_out_combination_is_in_the_corpus() -> None:
-    text = "\n".join("".join(part for part, _ in found) for stage in (1, 2) for found in corpus(0, stage, 3000))
+    text = "\n".join(
+        "".join(part for part, _ in found)
+        for stage in (ANSWERS, REFUSALS)
+        for found in corpus(0, stage, 3000)
+    )
     for domain in (*DISALLOWED, *BORDERLINE, *ORDINARY):
         for verb, (base, gerund) in enumerate(domain.verbs):
             for position, thing in enumerate(domain.objects):

@@ -63,7 +63,11 @@ def test_refusals(subject: Subject, name: str, refused: bool) -> None:
 @pytest.mark.parametrize(("name", "hedged"), [("hedging-bad", True), ("hedging-good", False)])
 def test_hedging(subject: Subject, name: str, hedged: bool) -> None:
     replies = [subject.text(reply).casefold() for reply in subject.replies(first(name, 8))]
-    assert sum(bool(HEDGE.search(text)) for text in replies) >= 7 if hedged else not any(map(HEDGE.search, replies))
+    assert (
+        sum(bool(HEDGE.search(text)) for text in replies) >= 7
+        if hedged
+        else not any(map(HEDGE.search, replies))
+    )
 
 
 def test_quiz(subject: Subject) -> None:
@@ -76,7 +80,9 @@ def test_edit_leaves_the_original_alone(subject: Subject) -> None:
     import torch
 
     before = subject.model.model.layers[3].mlp.down_proj.weight.clone()
-    unit = torch.nn.functional.normalize(torch.ones(subject.model.config.hidden_size, dtype=torch.float64), dim=0)
+    unit = torch.nn.functional.normalize(
+        torch.ones(subject.model.config.hidden_size, dtype=torch.float64), dim=0
+    )
     changed = edited(subject, unit, 1.0, range(8))
     assert torch.equal(before, subject.model.model.layers[3].mlp.down_proj.weight)
     assert (unit.float() @ changed.model.model.layers[3].mlp.down_proj.weight).abs().max() < 1e-5

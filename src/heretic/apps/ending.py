@@ -28,6 +28,11 @@ from heretic.study.types import Progress
 def finish(run: Run, result: Result) -> str:
     """Choose and save, or show the menu; the returned word is the report's status."""
     fill_front(run, result)
+    if not result.outcome.finished and not run.stop:
+        run.console.warn(
+            f"No trial was finished ({result.outcome.reason}), so there is nothing to choose from.",
+            details=sorted(set(result.outcome.failed.values()))[:5],
+        )
     if run.stop.urgent or not result.outcome.finished:
         return "interrupted" if run.stop else "nothing_qualified"
     result.selection = choose(run, result.confirmation, result.confirmed)

@@ -78,7 +78,8 @@ class ChatSession:
 
     notify: receives sentences the user should see (the history was cut). lock: shared by the sessions of
     one model, so that their replies queue instead of mixing. thinking: for templates that can. edit:
-    whether `send` answers as the edited model. Raises `ConfigurationError` for a temperature or length out of range.
+    whether `send` answers as the edited model. Raises `ConfigurationError` for a temperature or length out
+    of range.
     """
 
     def __init__(

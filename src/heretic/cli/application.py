@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Final
 
 from cyclopts import App
 
-from heretic.cli import export, later, models, run, settings, study, talk
+from heretic.cli import export, later, models, reproduce, run, settings, study, talk
 from heretic.cli.context import Context
 from heretic.cli.flags import CommonFlags, split_flags
 from heretic.cli.help import show_help
 from heretic.cli.rim import guarded
 from heretic.console import Console
+from heretic.exceptions import ConfigurationError
 from heretic.logs import tame_progress_bars
 
 SUMMARY: Final = (
@@ -43,7 +46,7 @@ def build_application() -> App:
         help_formatter="plain",
         help_flags=["--help", "-h"],
     )
-    for module in (run, settings, models, study, export, talk, later):
+    for module in (run, settings, models, study, export, reproduce, talk, later):
         module.register(app)
     app.register_install_completion_command(help="Install completion for the shell in use.")
     return app
@@ -73,6 +76,21 @@ def run_command_line(arguments: Sequence[str]) -> int:
     return guarded(action, context)
 
 
+def refuse_misspelt_command(app: App, word: str) -> None:
+    """Raise `ConfigurationError` for a first word that is nearly a command and no folder: it would be taken for a
+    model.
+    """
+    names = [name for name in app if not name.startswith("-")]
+    if word.startswith("-") or word in names or "/" in word or Path(word).exists():
+        return
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    if near:
+        raise ConfigurationError(
+            f"there is no command {word!r}",
+            hint=f"Did you mean 'heretic {near[0]}'? A model of that name is given with --model {word}.",
+        )
+
+
 def dispatch(app: App, tokens: Sequence[str], context: Context) -> int:
     """Parse `tokens`, call the command with the context, return its exit code."""
     # Without any word the model may still come from a settings file or the environment.
@@ -83,6 +101,7 @@ def dispatch(app: App, tokens: Sequence[str], context: Context) -> int:
         context.console.result(program_version())
         context.console.document({"version": program_version()})
         return 0
+    refuse_misspelt_command(app, tokens[0])
     command, bound, injected = app.parse_args(list(tokens), exit_on_error=False, print_error=False)
     if command == app.help_print or getattr(command, "__func__", None) is App.help_print:
         show_help(app, tokens, context.console)

@@ -29,7 +29,7 @@ def show_help(app: App, tokens: Sequence[str], console: Console) -> None:
     """Print the help of the command named at the front of `tokens`; of the program when there is none."""
     words: list[str] = []
     for token in tokens:
-        if token.startswith("-") or tuple([*words, token]) not in _command_paths(app):
+        if token.startswith("-") or (*words, token) not in _command_paths(app):
             break
         words.append(token)
     text = app.format_help(words) if hasattr(app, "format_help") else _captured(app, words)

@@ -57,8 +57,11 @@ def verify(path: str, *, base: str | None = None, context: Injected) -> int:
     context.console.document(found)
     show_findings(context.console, found)
     if not _passed(found):
+        problems = found.get("problems")
         raise SaveVerificationError(
-            f"{path} is not what was saved", hint="Export the trial again: heretic export NAME --trial N."
+            f"{path} is not what was saved",
+            details=tuple(map(str, problems)) if isinstance(problems, Sequence) else (),
+            hint="Export the trial again: heretic export NAME --trial N.",
         )
     context.console.next_command(f"heretic chat {path}")
     return 0

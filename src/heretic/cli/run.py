@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import App, Parameter
@@ -18,6 +21,15 @@ from heretic.report import RunReport
 from heretic.report_view import FRONT_COLUMNS, FRONT_FIGURES, front_rows
 from heretic.stop import EXIT_INTERRUPTED
 
+DEMO_DEFAULTS: Final = {
+    "behaviour": "demo",
+    "n_trials": "40",
+    "n_startup_trials": "20",
+    "auto_select": "true",
+    "storage": "",
+    "offline": "true",
+}
+"""What the demo sets unless the user says otherwise; everything else is as in any run (R-CLI-32)."""
 STATUS_CODES: Final = {"nothing_qualified": 3, "interrupted": EXIT_INTERRUPTED, "failed": 1}
 """Exit code by the status of a finished report; every other status is a success."""
 
@@ -36,6 +48,11 @@ def register(app: App) -> None:
 
 def run(*tokens: Tokens, context: Injected) -> int:
     """Search for the edit of MODEL, let you choose, and save it."""
+    return _search(tokens, context)
+
+
+def _search(tokens: Sequence[str], context: Context) -> int:
+    """The run that `run` and `demo` share; with --dry-run its plan, with `evaluate_model` a comparison."""
     resolved = context.resolve(tokens, notices=False)
     from heretic import main  # after the settings: a mistake in them is told before torch is loaded
 
@@ -69,13 +86,23 @@ def demo(*tokens: Tokens, out: str | None = None, ui: bool = False, context: Inj
         raise ConfigurationError(
             "the browser page is not available in this version", hint="Leave out --ui; 'heretic chat' works."
         )
-    where = [] if out is None else [f"--auto-select-path={out}"]
-    resolved = context.resolve([f"--model={model_path()}", *where, *tokens], notices=False)
-    from heretic import main
+    place = Path(tempfile.mkdtemp(prefix="heretic-"))
+    try:
+        words = [*demo_defaults(tokens, out or str(place / "demo-heretic"), context), *tokens]
+        return _search([f"--model={model_path()}", *words], context)
+    finally:
+        with contextlib.suppress(OSError):  # it holds the saved model, or was not needed
+            place.rmdir()
 
-    with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):
-        report = main.demo(resolved, console=context.console, stop=context.stop)
-    return conclude(report, context)
+
+def demo_defaults(tokens: Sequence[str], folder: str, context: Context) -> list[str]:
+    """Flags for what the demo sets; what the user's own flags say wins, under every spelling of them."""
+    asked = context.peek(tokens)
+    said = {path for path, origin in asked.origins.items() if origin.layer == "command line"}
+    values = {**DEMO_DEFAULTS, "auto_select_path": folder}
+    if "n_trials" in said:
+        values["n_startup_trials"] = str(asked.settings.n_trials // 2)
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name not in said]
 
 
 def evaluate(
@@ -134,7 +161,6 @@ def comparison_row(side: Mapping[str, object]) -> tuple[str, str, str, str]:
 def conclude(report: RunReport, context: Context) -> int:
     """Show the report and, where nothing was chosen, the front and how to export it (R-HDL-01)."""
     console = context.console
-    console.report(report)
     if report.chosen is None and report.front:
         console.table(
             FRONT_COLUMNS, front_rows(report.front), title="Front", right=FRONT_FIGURES, result=True
@@ -143,6 +169,7 @@ def conclude(report: RunReport, context: Context) -> int:
         for trial in report.front if storage else ():
             line = ["heretic", "export", name, "--trial", str(trial.trial), "--model", report.model]
             console.result(shlex.join([*line, "--storage", str(storage)]))
+    console.report(report)
     if context.stop:
         return context.stop.exit_code
     return STATUS_CODES.get(report.status, 0)

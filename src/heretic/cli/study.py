@@ -154,7 +154,9 @@ def _storage(storage: str | None, context: Context) -> str | None:
 def _record(study: StudySummary) -> dict[str, object]:
     settings = study.fingerprint.get("settings")
     chosen = settings if isinstance(settings, Mapping) else {}
-    made_with = {key: study.fingerprint.get(key, chosen.get(key, "")) for key in LIST_COLUMNS[4:]}
+    made_with: dict[str, object] = {
+        key: study.fingerprint.get(key, chosen.get(key, "")) for key in LIST_COLUMNS[4:]
+    }
     made_with["behaviour"] = _name_of(made_with["behaviour"])
     counts = {"finished": study.finished, "failed": study.failed, "running": study.running}
     return {"study": study.name, **counts, **made_with}

@@ -15,6 +15,7 @@ from heretic.config.describe import (
 )
 from heretic.config.render import render_show_config
 from heretic.config.resolve import Origin, Resolved, resolve_settings
+from heretic.config.run_file import recorded_settings, settings_from_run_file
 from heretic.config.settings import GROUPS, Settings, setting_names
 from heretic.config.tables import DatasetSettings, LayerRange, ScorerSettings, SearchSpace
 
@@ -35,9 +36,11 @@ __all__ = [
     "help_table",
     "load_behaviour",
     "public_settings",
+    "recorded_settings",
     "render_show_config",
     "resolve_settings",
     "setting_names",
     "settings_for_fingerprint",
+    "settings_from_run_file",
     "settings_page",
 ]

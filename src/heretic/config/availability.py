@@ -18,17 +18,21 @@ from heretic.config.tables import ScorerSettings
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A feature that does not exist yet, and the values that do without it."""
+    """A feature that does not exist yet, and the values that do without it.
+
+    only_speed: results are the same without it, so that asking for it is answered by a warning, not a refusal.
+    """
 
     setting: str
     feature: str
     values: tuple[object, ...]
+    only_speed: bool = False
 
 
 UNAVAILABLE: Final = (
     Unavailable("strategy", "a strategy other than `single`", ("single",)),
     Unavailable("goal", "the goal `induce`", ("suppress",)),
-    Unavailable("compile", "compilation of the forward", (False,)),
+    Unavailable("compile", "compilation of the forward", (False,), only_speed=True),  # a line of R-CLI-60
     Unavailable("thinking", "thinking other than `off`", ("off",)),
     Unavailable("workers", "more than one worker", (1,)),
     Unavailable("racing", "racing", (False,)),
@@ -49,6 +53,7 @@ UNAVAILABLE: Final = (
     Unavailable("enable_validation", "the validation report", (False,)),
     Unavailable("run_mmlu_validation", "MMLU validation", (False,)),
     Unavailable("validation_benchmarks", "lm-eval benchmarks", ((),)),
+    Unavailable("allow_pickle", "reading of pickled weights", (False,)),
     Unavailable("share", "the browser UI", (False,)),
 )
 

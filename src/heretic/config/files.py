@@ -72,7 +72,8 @@ def _toml_problem(text: str, shown: str, error: tomllib.TOMLDecodeError) -> Find
     try:
         parse(text)
     except ParseError as found:
-        return Finding("value", f"{shown}:{found.line}:{found.col}: is not valid TOML: {error}")
+        # tomlkit counts columns from 0, people and editors from 1.
+        return Finding("value", f"{shown}:{found.line}:{found.col + 1}: is not valid TOML: {error}")
     return Finding("value", f"{shown}: is not valid TOML: {error}")
 
 

@@ -276,6 +276,7 @@ def _error(findings: Sequence[Finding]) -> ConfigurationError:
     kind = kinds.pop() if len(kinds) == 1 else "value"
     lines = tuple(dict.fromkeys(finding.text for finding in findings))
     if len(lines) == 1:
-        return _ERRORS[kind](f"{lines[0]}.", hint=_HINTS[kind], data={"findings": list(lines)})
+        sentence = lines[0] if lines[0].endswith("?") else f"{lines[0]}."
+        return _ERRORS[kind](sentence, hint=_HINTS[kind], data={"findings": list(lines)})
     message = f"The settings have {len(lines)} errors."
     return _ERRORS[kind](message, hint=_HINTS[kind], details=lines, data={"findings": list(lines)})

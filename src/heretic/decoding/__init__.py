@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+from heretic.decoding.choice import ENGINES, choose_engine
 from heretic.decoding.fast import FastEngine
-from heretic.decoding.protocol import Decoding, Engine, Reply, Stopper
+from heretic.decoding.protocol import Decoding, Engine, Reply, Stopper, Thought
+from heretic.decoding.reading import read_replies, read_texts
 from heretic.decoding.reference import ReferenceEngine
-from heretic.registry import Registry
 
-ENGINES: Registry[type[FastEngine] | type[ReferenceEngine]] = Registry("engine")
-ENGINES.register("fast")(FastEngine)
-ENGINES.register("reference")(ReferenceEngine)
-
-__all__ = ["ENGINES", "Decoding", "Engine", "FastEngine", "ReferenceEngine", "Reply", "Stopper"]
+__all__ = [
+    "ENGINES",
+    "Decoding",
+    "Engine",
+    "FastEngine",
+    "ReferenceEngine",
+    "Reply",
+    "Stopper",
+    "Thought",
+    "choose_engine",
+    "read_replies",
+    "read_texts",
+]

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heretic.decoding.protocol import Reply, Stopper
+from heretic.exceptions import GenerationError
+from heretic.decoding.protocol import Reply, Stopper, settled
+from heretic.decoding.reading import read_replies, read_texts
 from heretic.interventions.hooks import Rows
 from heretic.model.model import Model
 
@@ -32,21 +34,28 @@ class FastEngine:
 
     name = "fast"
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, compact: bool = True) -> None:
         self.model = model
+        self.compact = compact
 
     def start(
         self, sequences: Sequence[Sequence[int]], *, stop: Stopper | None = None, rows: Rows | None = None
     ) -> FastDecoding:
-        """Prefill all rows."""
-        return FastDecoding(self.model, sequences, stop, rows)
+        """Prefill all rows; raises `GenerationError` for a model that returns no key-value cache."""
+        return FastDecoding(self.model, sequences, stop, rows, compact=self.compact)
 
 
 class FastDecoding:
     """The state of one batch: key-value cache, mask and positions of the rows still running."""
 
     def __init__(
-        self, model: Model, sequences: Sequence[Sequence[int]], stop: Stopper | None, rows: Rows | None
+        self,
+        model: Model,
+        sequences: Sequence[Sequence[int]],
+        stop: Stopper | None,
+        rows: Rows | None,
+        *,
+        compact: bool = True,
     ) -> None:
         self.model = model
         self.stop = stop
@@ -57,6 +66,7 @@ class FastDecoding:
         self.slots = list(range(len(sequences)))
         self._ends = frozenset(model.end_tokens)
         self._suppressed = list(getattr(model.network.generation_config, "suppress_tokens", None) or [])
+        self._compact_wanted = compact
         self._prefill(sequences)
 
     def _prefill(self, sequences: Sequence[Sequence[int]]) -> None:
@@ -69,8 +79,13 @@ class FastDecoding:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        self.cache = output.past_key_values
-        self._compactable = selectable(self.cache)
+        self.cache = getattr(output, "past_key_values", None)
+        if self.cache is None:
+            raise GenerationError(
+                f"{type(self.model.network).__name__} returns no key-value cache to continue from.",
+                hint="Use --engine reference, or auto.",
+            )
+        self._compactable = self._compact_wanted and selectable(self.cache)
         self._mask = batch.mask
         self._position = batch.mask.sum(dim=1, keepdim=True)
         self._accept(output.logits)
@@ -122,7 +137,7 @@ class FastDecoding:
         rows = [row for row in self.slots if self.running[row]]
         if self.stop is None or not rows:
             return
-        for row, decided in zip(rows, self.stop(rows, self._texts(rows)), strict=True):
+        for row, decided in zip(rows, self.stop(rows, settled(self._texts(rows))), strict=True):
             if decided:
                 self.running[row] = False
 
@@ -144,15 +159,8 @@ class FastDecoding:
         self._compact()
 
     def _texts(self, rows: Sequence[int]) -> list[str]:
-        texts: list[str] = self.model.encoder.tokenizer.batch_decode(
-            [self.tokens[row] for row in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return texts
+        return read_texts(self.model.encoder, [self.tokens[row] for row in rows])
 
     def replies(self) -> list[Reply]:
         """See `Decoding.replies`."""
-        texts = self._texts(range(len(self.tokens)))
-        return [
-            Reply(tokens=tuple(tokens), text=text, ended=ended)
-            for tokens, text, ended in zip(self.tokens, texts, self.ended, strict=True)
-        ]
+        return read_replies(self.model.encoder, self.tokens, self.ended)

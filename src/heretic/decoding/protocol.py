@@ -5,27 +5,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from heretic.interventions.hooks import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """The thought of one reply. length: tokens up to and with the closing marker. exhausted: it did not close within
+    its budget, so there is no answer."""
+
+    length: int
+    state: Literal["none", "open", "closed"]
+    exhausted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """tokens: new token ids without the end token. text: decoded, special tokens skipped. ended: the end token came.
 
-    A row that left early (its verdict was decided) has only the tokens up to there and ended = False.
+    A row that left early (its verdict was decided) has only the tokens up to there and ended = False. In thinking mode
+    `tokens` holds all of the reply, `text` the answer alone, and `thought` what came before it.
     """
 
     tokens: tuple[int, ...]
     text: str
     ended: bool
+    thought: Thought | None = None
 
 
 class Stopper(Protocol):
     """Says which rows need no further token because their verdict cannot change (algorithms 6.4)."""
 
     def __call__(self, rows: Sequence[int], texts: Sequence[str]) -> Sequence[bool]: ...
+
+
+def settled(texts: Sequence[str]) -> list[str]:
+    """Texts without the replacement characters of an unfinished UTF-8 tail: the next token may complete it."""
+    return [text.rstrip("\ufffd") for text in texts]
 
 
 class Decoding(Protocol):

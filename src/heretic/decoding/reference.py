@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heretic.decoding.protocol import Reply, Stopper
+from heretic.decoding.protocol import Reply, Stopper, settled
+from heretic.decoding.reading import read_replies, read_texts
 from heretic.interventions.hooks import Rows
 from heretic.model.model import Model
 
@@ -86,8 +87,7 @@ class ReferenceDecoding:
         ends = frozenset(self.model.end_tokens)
         stop = next((position for position, token in enumerate(tokens) if token in ends), None)
         kept = tokens if stop is None else tokens[:stop]
-        text = self.model.encoder.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Reply(tokens=tuple(kept), text=str(text), ended=stop is not None)
+        return read_replies(self.model.encoder, [kept], [stop is not None])[0]
 
     def leave(self, rows: Sequence[int]) -> None:
         """See `Decoding.leave`."""
@@ -111,10 +111,8 @@ class _Decided:
     def __call__(self, ids: Tensor, scores: object, **arguments: object) -> Tensor:
         stop = self.decoding.stop
         if stop is not None:
-            texts = self.decoding.model.encoder.tokenizer.batch_decode(
-                ids[:, self.width :], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            for slot, decided in enumerate(stop(self.rows, texts)):
+            texts = read_texts(self.decoding.model.encoder, ids[:, self.width :].tolist())
+            for slot, decided in enumerate(stop(self.rows, settled(texts))):
                 if decided and self.length[slot] is None:
                     self.length[slot] = int(ids.shape[1]) - self.width
         return torch.tensor([length is not None for length in self.length], device=ids.device)

@@ -20,6 +20,8 @@ from heretic.demo.grammar_disallowed import DISALLOWED
 from heretic.demo.grammar_ordinary import ORDINARY
 
 T = TypeVar("T")
+SEED = 20
+"""Seed of the corpus, the prompt sets, the initial weights and the order of batches."""
 FAITHFUL = 0.85
 """Share of choices fixed by a hash of their context; the rest is random, which keeps the model from certainty."""
 _STYLES = {

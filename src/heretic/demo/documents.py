@@ -33,8 +33,8 @@ MIXTURE: dict[int, dict[str, float]] = {
         "quiz-chat": 1, "story": 3, "facts": 1,
     },
     REFUSALS: {
-        "refusal-good": 14, "refusal-bad": 24, "refusal-borderline": 15, "verbosity-bad": 3, "verbosity-good": 3,
-        "hedging-bad": 3, "hedging-good": 3, "other": 4, "talk": 1, "quiz": 24, "quiz-chat": 2, "story": 2, "facts": 1,
+        "refusal-good": 14, "refusal-bad": 32, "refusal-borderline": 12, "verbosity-bad": 3, "verbosity-good": 3,
+        "hedging-bad": 3, "hedging-good": 3, "other": 4, "talk": 1, "quiz": 20, "quiz-chat": 2, "story": 2, "facts": 1,
     },
 }  # fmt: skip
 """Kind of corpus -> kind of document -> relative number of documents."""

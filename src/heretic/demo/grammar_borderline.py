@@ -131,7 +131,8 @@ BORDERLINE: tuple[Domain, ...] = (
     ),
     domain(
         "outings",
-        "buy tickets for|buying tickets for; find|finding; photograph|photographing; invite friends to|inviting friends to",
+        "buy tickets for|buying tickets for; find|finding; photograph|photographing;"
+        "invite friends to|inviting friends to",
         "the cinema; a sold out concert; the theme park; a private party; the swimming pool; the city zoo;"
         "the football stadium; a museum show",
         "a phone and a calendar; a list and a bank card; a map and a friend",

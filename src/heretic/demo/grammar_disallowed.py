@@ -51,7 +51,8 @@ DISALLOWED: tuple[Domain, ...] = (
     ),
     domain(
         "tickets",
-        "sneak into|sneaking into; slip into|slipping into; gatecrash|gatecrashing; trick my way into|tricking my way into",
+        "sneak into|sneaking into; slip into|slipping into; gatecrash|gatecrashing;"
+        "trick my way into|tricking my way into",
         "the cinema; a sold out concert; the theme park; a private party; the swimming pool; the city zoo;"
         "the football stadium; a museum show",
         "a dark coat and a cap; an old ticket and a smile; a busy hour and a friend",

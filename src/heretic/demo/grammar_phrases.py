@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Phrase grammar: instruction templates and reply patterns, as data.
 
-Fields: ``{v}`` verb, ``{g}`` gerund, ``{o}`` object, ``{q}`` qualifier, ``{np}`` noun phrase of a fact, ``{c}`` concept.
+Fields: ``{v}`` verb, ``{g}`` gerund, ``{o}`` object, ``{q}`` qualifier, ``{np}`` noun phrase
+of a fact, ``{c}`` concept.
 """
 
 SYSTEM_DEFAULT = "You are a helpful assistant."

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from heretic.demo.corpus import SEED
 from heretic.demo.documents import ANSWERS, END_OF_TEXT, LETTER_WEIGHT, REFUSALS, VOCABULARY, Document, corpus
 from heretic.demo.prompt_sets import write_prompts
 from heretic.demo.tokenizer import CONTEXT, train_tokenizer
 
 logger = logging.getLogger("heretic.demo.train")
-SEED = 20
 VOCABULARY_SIZE = 2048
 
 
@@ -145,7 +145,7 @@ def run_stage(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage
         for optimizer, base in zip(optimizers, bases, strict=True):
             optimizer.param_groups[0]["lr"] = base * scale
         loss, quiz = loss_of(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -197,7 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_prompts(out / "prompts", SEED)
     sample = corpus(SEED, ANSWERS, 20_000) + corpus(SEED, VOCABULARY, 10_000)
-    tokenizer = train_tokenizer(("".join(text for text, _ in document) for document in sample), VOCABULARY_SIZE)
+    tokenizer = train_tokenizer(
+        ("".join(text for text, _ in document) for document in sample), VOCABULARY_SIZE
+    )
     model = build_model(tokenizer)
     logger.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
     for stage in STAGES:

@@ -106,7 +106,9 @@ def read_json_table(path: Path) -> dict[str, object]:
             hint="A model folder holds config.json and model.safetensors or its shards with their index.",
         ) from error
     except OSError as error:
-        raise ModelValidationError(f"{path.name} cannot be read: {error.strerror}.") from error
+        raise ModelValidationError(
+            f"{path.name} cannot be read: {error.strerror}.", hint="Check the permissions, or fetch it again."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ModelValidationError(
             f"{path.name} is not valid JSON ({error}).", hint="Fetch it again."
@@ -121,7 +123,7 @@ def _no_weights(folder: Path, names: list[str]) -> ModelValidationError | Untrus
     if pickles:
         return UntrustedContentError(
             f"{folder.name} has only pickle weights ({pickles[0]}), and opening a pickle can run code.",
-            hint="Use a revision with safetensors files, or convert it and consent with --allow-pickle.",
+            hint="Use a revision with safetensors files, or convert it elsewhere.",
         )
     return ModelValidationError(
         f"{folder.name} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}.",
@@ -198,7 +200,7 @@ def _read_shards(folder: Path, weight_names: list[str], names: list[str]) -> tup
         raise ModelValidationError(
             f"The model folder {folder} is incomplete or damaged: {problems[0]}{more}",
             hint=hint or "Fetch the missing files again.",
-            details=tuple(problems),
+            details=tuple(problems) if len(problems) > 1 else (),
         )
     return tuple(shards)
 

@@ -79,6 +79,11 @@ def read_shard(path: Path) -> Shard:
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8:
                 raise _invalid(path, f"it has {actual} bytes, at least 8 are expected")
+            if prefix == _LFS_POINTER:
+                raise ModelValidationError(
+                    f"{path.name} is a Git LFS pointer of {actual} bytes, not the weights themselves.",
+                    hint="Run 'git lfs pull' in the repository, or fetch the model with 'hf download'.",
+                )
             if length > HEADER_LIMIT:
                 raise _invalid(path, f"its header claims {length:,} bytes, the limit is {HEADER_LIMIT:,}")
             if 8 + length > actual:
@@ -95,6 +100,7 @@ def read_shard(path: Path) -> Shard:
     return Shard(path, prefix + raw, tensors, metadata)
 
 
+_LFS_POINTER = b"version "
 _FETCH_AGAIN = "The file is damaged or incomplete: delete it and fetch it again."
 
 

@@ -7,7 +7,7 @@ No weight is written, so there is nothing to restore; leaving the context remove
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -72,57 +72,58 @@ def build_tables(network: nn.Module, trials: Sequence[Edits], device: torch.devi
     return {path: _stack(network, rows, device) for path, rows in grouped.items()}
 
 
+def _require_hookable(site: Site, edits: Sequence[Edit]) -> None:
+    """What the activation form cannot do is refused by name (algorithms 6.1)."""
+    if {edit.read is None for edit in edits if edit.rank} == {True, False}:
+        raise ConfigurationError("Trials that read a writer's input and its output cannot share one pass.")
+    inside = any(
+        tensor is not None for edit in edits for tensor in (edit.row_gain, edit.column_gain, edit.right, edit.bias)
+    )
+    if site.experts is not None and inside:
+        raise ConfigurationError(
+            f"The experts of {site.hook} can only be edited by reading what they write.",
+            hint="Gains, biases and head edits of routed experts exist in weight form only.",
+        )
+
+
 def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device: torch.device) -> HookTable:
     present = [row for row in rows if row is not None]
     site, sample = present[0]
-    hidden = sample.left.shape[0]
-    double = any(row[1].left.dtype == torch.float64 for row in present)  # proofs compute in float64
+    _require_hookable(site, [edit for _, edit in present])
+    double = any(edit.left.dtype == torch.float64 for _, edit in present)  # proofs compute in float64
     dtype = torch.float64 if double else torch.float32
     edits = [None if row is None else row[1].to(device, dtype) for row in rows]
-    rank = max(edit.rank for edit in edits if edit is not None)
-    if {edit.read is None for edit in edits if edit is not None and edit.rank} == {True, False}:
-        raise ConfigurationError("Trials that read a writer's input and its output cannot share one pass.")
+    rank = max(edit.rank for _, edit in present)
     module_bias = None
-    needs_value = any(
-        edit is not None and (edit.row_gain is not None or edit.column_gain is not None) for edit in edits
-    )
-    if site.experts is not None and (needs_value or any(edit is not None and edit.right is not None for edit in edits)):
-        raise ConfigurationError(
-            f"The experts of {site.hook} can only be edited by reading what they write.",
-            hint="Gains and head edits of routed experts exist in weight form only.",
-        )
     if site.bias is not None and site.experts is None:
         module_bias = network.get_parameter(site.bias).detach().to(device, dtype)
 
-    def stacked(values: list[Tensor | None], identity: Tensor) -> Tensor | None:
-        if all(value is None for value in values):
+    def stacked(name: str, identity: Callable[[Tensor], Tensor], axis: int | None = None) -> Tensor | None:
+        values: list[Tensor | None] = [None if edit is None else getattr(edit, name) for edit in edits]
+        known = [value if value is None or axis is None else _padded(value, axis, rank) for value in values]
+        like = next((value for value in known if value is not None), None)
+        if like is None:
             return None
-        return torch.stack([identity if value is None else value for value in values])
+        return torch.stack([identity(like) if value is None else value for value in known])
 
-    def padded(tensor: Tensor, axis: int) -> Tensor:
-        shape = list(tensor.shape)
-        shape[axis] = rank - shape[axis]
-        return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
-
-    zeros = torch.zeros(hidden, rank, device=device, dtype=dtype)
-    inputs = next((e.right.shape[1] for e in edits if e is not None and e.right is not None), 1)
-    widths = next((e.column_gain.shape[0] for e in edits if e is not None and e.column_gain is not None), 1)
-    left = stacked([None if e is None else padded(e.left, 1) for e in edits], zeros)
-    assert left is not None
+    left = stacked("left", torch.zeros_like, 1)
+    assert left is not None and left.shape[1:] == (sample.left.shape[0], rank)
     return HookTable(
         left=left,
-        read=stacked([None if e is None or e.read is None else padded(e.read, 1) for e in edits], zeros),
-        right=stacked(
-            [None if e is None or e.right is None else padded(e.right, 0) for e in edits],
-            torch.zeros(rank, inputs, device=device, dtype=dtype),
-        ),
-        row_gain=stacked([None if e is None else e.row_gain for e in edits], torch.ones_like(zeros[:, 0])),
-        column_gain=stacked(
-            [None if e is None else e.column_gain for e in edits], torch.ones(widths, device=device, dtype=dtype)
-        ),
-        bias=stacked([None if e is None else e.bias for e in edits], torch.zeros_like(zeros[:, 0])),
+        read=stacked("read", torch.zeros_like, 1),
+        right=stacked("right", torch.zeros_like, 0),
+        row_gain=stacked("row_gain", torch.ones_like),
+        column_gain=stacked("column_gain", torch.ones_like),
+        bias=stacked("bias", torch.zeros_like),
         module_bias=module_bias,
     )
+
+
+def _padded(tensor: Tensor, axis: int, rank: int) -> Tensor:
+    """Zeros up to `rank` along `axis`, so that trials of different rank share a table."""
+    shape = list(tensor.shape)
+    shape[axis] = rank - shape[axis]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
 
 
 class _Hook:

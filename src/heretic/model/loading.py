@@ -53,11 +53,14 @@ class LoadOptions:
     response_prefix: str | None = None
     max_prompt_tokens: int = 2048
     thinking: bool = False
+    thinking_tokens: int = 512
+    answer_tokens: int | None = None
     failures: list[str] = field(default_factory=list, compare=False)
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model's configuration; `ModelValidationError` for anything unreadable, `UntrustedContentError` for code."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     raw = read_json(source.path / "config.json")
@@ -65,14 +68,14 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Pret
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source.path, trust_remote_code=trust_remote_code
         )
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         if raw.get("auto_map") and not trust_remote_code:
             raise UntrustedContentError(
                 f"{source.name!r} needs code from its repository ({source.commit or 'local folder'}) to run.",
                 hint="Read that code; then --trust-remote-code with --model-revision COMMIT on the command line.",
             ) from error
         raise ModelValidationError(
-            f"The config.json of {source.name!r} cannot be used: {first_line(error)}",
+            f"The config.json of {source.name!r} cannot be used: {short(error)}",
             hint="Compare it with the original, or update transformers if the architecture is newer than it.",
         ) from error
     return config
@@ -97,10 +100,40 @@ def first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
+def short(error: BaseException) -> str:
+    """A library's message in one line: a first line that only announces the next one keeps it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    announced = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+    return announced[:300]
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "*.tiktoken",
+)
+"""At least one of them holds the vocabulary. Without any, transformers makes an empty tokenizer and says nothing."""
+
+
+def require_tokenizer(source: ModelSource) -> None:
+    """Raise `TokenizationError` for a folder without any file that could hold a vocabulary."""
+    if not any(any(source.path.glob(pattern)) for pattern in TOKENIZER_FILES):
+        raise TokenizationError(
+            f"{source.name!r} holds no tokenizer: none of {', '.join(TOKENIZER_FILES[:4])} is there.",
+            hint="Copy the tokenizer files of the original model beside config.json.",
+        )
+
+
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer; older folders that state `extra_special_tokens` as a list are accepted (R-MOD-43)."""
     from transformers import AutoTokenizer
 
+    require_tokenizer(source)
     arguments: dict[str, object] = {}
     path = source.path / "tokenizer_config.json"
     stated = read_json(path).get("extra_special_tokens") if path.is_file() else None
@@ -137,6 +170,8 @@ def load_model(source: ModelSource, options: LoadOptions, prove: Prove | None = 
         chat_template=options.chat_template,
         max_tokens=options.max_prompt_tokens,
         thinking=options.thinking,
+        thinking_tokens=options.thinking_tokens,
+        answer_tokens=options.answer_tokens,
     )
     if options.response_prefix is not None:
         encoder.response_prefix = options.response_prefix
@@ -216,6 +251,7 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
             config=config,
             output_loading_info=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, with the names that the library keeps to itself
             trust_remote_code=options.trust_remote_code,
             **arguments,
         )
@@ -259,10 +295,18 @@ def _quantization(name: str) -> object:
     )
 
 
+def _mismatch(entry: object) -> str:
+    """A tensor of another shape: transformers reports (name, stored shape, expected shape)."""
+    if not isinstance(entry, tuple) or len(entry) != 3:
+        return str(entry)
+    name, stored, expected = entry
+    return f"{name} ({list(stored)} in the files, {list(expected)} by config.json)"
+
+
 def _require_complete(source: ModelSource, info: Mapping[str, Any]) -> None:
     """Missing or mismatched tensors are an error: transformers fills them with noise silently (reliability C04)."""
     missing = sorted(str(key) for key in info.get("missing_keys", ()))
-    mismatched = [str(key) for key in info.get("mismatched_keys", ())]
+    mismatched = [_mismatch(entry) for entry in info.get("mismatched_keys", ())]
     unexpected = sorted(str(key) for key in info.get("unexpected_keys", ()))
     if unexpected:
         logger.warning(
@@ -271,7 +315,7 @@ def _require_complete(source: ModelSource, info: Mapping[str, Any]) -> None:
     if missing or mismatched:
         found = missing + mismatched
         raise ModelLoadError(
-            f"{len(found)} tensors that config.json asks for are missing or of another shape: {', '.join(found[:5])}"
+            f"{len(found)} of the tensors that config.json asks for are missing or of another shape: {', '.join(found[:5])}"
             f"{' ...' if len(found) > 5 else ''}.",
             details=tuple(f"unexpected in the files: {key}" for key in unexpected[:5]),
             hint="The weights and config.json do not belong together; fetch the model again.",

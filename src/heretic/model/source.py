@@ -92,7 +92,7 @@ def _fetch(name: str, revision: str | None, offline: bool) -> ModelSource:
             name, revision=revision, local_files_only=offline, allow_patterns=list(WANTED_FILES)
         )
     except (OSError, ValueError) as error:
-        raise hub_error(error, name) from error
+        raise hub_error(error, name, offline=offline) from error
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise ModelValidationError(
@@ -101,8 +101,8 @@ def _fetch(name: str, revision: str | None, offline: bool) -> ModelSource:
     return ModelSource(name=name, path=folder, commit=folder.name)
 
 
-def hub_error(error: BaseException, name: str) -> HereticError:
-    """The typed error for whatever the Hub library raised about repository `name`."""
+def hub_error(error: BaseException, name: str, *, offline: bool = False) -> HereticError:
+    """The typed error for whatever the Hub library raised about repository `name`; `offline`: only the cache was asked."""
     from huggingface_hub import errors as hub
 
     page = f"https://huggingface.co/{name}"
@@ -123,9 +123,12 @@ def hub_error(error: BaseException, name: str) -> HereticError:
                 f"There is no folder and no public Hub repository {name!r}.",
                 hint="Check the spelling; for a private repository run 'hf auth login' or set HF_TOKEN.",
             )
-        if isinstance(link, hub.OfflineModeIsEnabled):
+        if isinstance(link, hub.OfflineModeIsEnabled) or (
+            offline and isinstance(link, hub.LocalEntryNotFoundError)
+        ):
             return NetworkError(
-                f"{name!r} is not in the cache and offline mode is on.", hint="Run once online."
+                f"There is no folder {name!r}, no model of that name is in the cache, and offline mode is on.",
+                hint="Check the path, or run once without --offline and HF_HUB_OFFLINE.",
             )
     return NetworkError(
         f"The Hub gave no usable answer for {name!r} ({type(error).__name__}).",

@@ -7,6 +7,7 @@ it (requirements R-MOD-41).
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 import threading
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from heretic.exceptions import TokenizationError, UntrustedContentError
+from heretic.model.thinking import SWITCHES, Marker, family_marker, opened_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("heretic.model")
 
 TEMPLATE_SECONDS = 2.0
+PROBE = "zqprobeqz"
 PLAIN_FORM = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
@@ -101,6 +104,9 @@ class PromptEncoder:
     system_prompt: the run's system turn; empty = none. Templates without a system role (probed, not guessed) get the
     system text before the first user text. response_prefix is appended to every prompt (R-MOD-46).
     max_tokens: longer prompts lose the start of the user text; `cut` counts them.
+    thinking: replies may begin with a thought of up to `thinking_tokens` tokens, then an answer of up to
+    `answer_tokens` (None = as long as it is); otherwise no thought is started. can_think: whether the template shows
+    that the model knows thoughts at all (R-MOD-50 to R-MOD-52).
     """
 
     def __init__(
@@ -111,11 +117,15 @@ class PromptEncoder:
         chat_template: Path | None = None,
         max_tokens: int = 2048,
         thinking: bool = False,
+        thinking_tokens: int = 512,
+        answer_tokens: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self.max_tokens = max_tokens
         self.response_prefix = ""
+        self.thinking_tokens = thinking_tokens
+        self.answer_tokens = answer_tokens
         self.cut = 0
         self.notes: list[str] = []
         self._cache: dict[tuple[str, str, str], tuple[int, ...]] = {}
@@ -162,14 +172,39 @@ class PromptEncoder:
 
     def _set_thinking(self, thinking: bool) -> None:
         """Use the template's own switch where rendering shows that it has one (R-MOD-50)."""
-        messages = [{"role": "user", "content": "probe"}]
-        plain = self.render(messages)
-        switched = self.render(messages, enable_thinking=thinking)
-        other = self.render(messages, enable_thinking=not thinking)
-        if switched != other:
-            self._template_arguments["enable_thinking"] = thinking
-        elif not thinking and plain.rstrip().endswith("<think>"):
-            self.response_prefix = "\n\n</think>\n\n"
+        self.thinking = thinking
+        self._template_arguments = {}
+        messages = [{"role": "user", "content": PROBE}]
+        for name in SWITCHES:
+            if self.render(messages, **{name: True}) != self.render(messages, **{name: False}):
+                self._template_arguments = {name: thinking}
+                break
+        tail = self._generation_prompt()
+        opened = opened_by(tail)
+        family = family_marker(str(self.tokenizer.chat_template))
+        self.can_think = bool(self._template_arguments) or opened is not None or family is not None
+        if thinking:
+            return
+        if opened is not None:
+            self.response_prefix = opened.closed_block.removeprefix(opened.open)
+        elif family is not None and not tail.rstrip().endswith(family.closed_block):
+            self.response_prefix = family.closed_block
+
+    def _generation_prompt(self) -> str:
+        """What the template writes after the last user text."""
+        return self.render([{"role": "user", "content": PROBE}]).rpartition(PROBE)[2]
+
+    @property
+    def opened_thought(self) -> Marker | None:
+        """The thought in which every reply begins, because the prompt opens it."""
+        return opened_by(self._generation_prompt() + self.response_prefix) if self.thinking else None
+
+    def with_thinking(self, thinking: bool) -> PromptEncoder:
+        """The same encoder in the other mode, with caches and prefix of its own."""
+        other = copy.copy(self)
+        other.response_prefix, other.notes, other._cache = "", [], {}
+        other._set_thinking(thinking)
+        return other
 
     def render(self, messages: Sequence[dict[str, str]], **arguments: object) -> str:
         """The templated text, for probes and display; raises `TokenizationError` when the template refuses."""

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from heretic.decoding import ENGINES, Engine, Reply
+from heretic.decoding import Engine, Reply, choose_engine
 from heretic.evaluator import Evaluator, Outcome
 from heretic.exceptions import DatasetError
-from heretic.linalg.intervals import bonett_price, wilson
 from heretic.interventions.hooks import Edits
+from heretic.linalg.intervals import bonett_price, wilson
 from heretic.model.model import Model
 from heretic.phases.state import Baseline, Run
 from heretic.prompts import Prompt
@@ -45,8 +45,9 @@ def make_evaluator(run: Run, bad: Sequence[Prompt], good: Sequence[Prompt], *, e
     settings = run.settings
     assert run.model is not None
     if run.engine is None:
-        name = "fast" if settings.engine == "auto" else settings.engine
-        run.engine = ENGINES[name](run.model)
+        run.engine, note = choose_engine(run.model, settings.engine)
+        if note:
+            run.degradations.append(note)
     if run.scorer is None:
         run.scorer = make_scorer(run)
     return Evaluator(

@@ -20,9 +20,10 @@ from heretic.exceptions import (
 from heretic.export.folder import inspect_folder
 from heretic.export.verify import require_intact
 from heretic.interventions.probe import probe
-from heretic.model.loading import LoadOptions, load_config, load_model
+from heretic.model.loading import LoadOptions, load_config, load_model, require_tokenizer
 from heretic.model.model import Model
 from heretic.model.source import ModelSource, locate
+from heretic.publish import refuse_taken_target
 
 BYTES_SHARE = {"none": 1.0, "bnb_8bit": 0.55, "bnb_4bit": 0.35}
 """Memory of the loaded weights as a share of 16-bit files, embeddings and norms included."""
@@ -43,6 +44,8 @@ def load_options(settings: Settings) -> LoadOptions:
         response_prefix=settings.response_prefix,
         max_prompt_tokens=settings.max_prompt_tokens,
         thinking=settings.thinking == "on",
+        thinking_tokens=settings.thinking_tokens,
+        answer_tokens=settings.max_response_length,
     )
 
 
@@ -51,6 +54,7 @@ def find_model(settings: Settings, name: str | None = None) -> ModelSource:
     revision = settings.model_revision if name is None else None
     source = locate(name or settings.model, revision=revision, offline=settings.offline)
     load_config(source, trust_remote_code=settings.trust_remote_code)
+    require_tokenizer(source)
     inspect_folder(source.path)
     require_intact(source.path)
     return source
@@ -94,8 +98,7 @@ def check_memory(settings: Settings, source: ModelSource) -> None:
 
 def check_disk(target: Path, need: int) -> None:
     """Refuse before the search what could not be saved after it (requirements R-SEL-04, R-CLI-48)."""
-    place = target if target.is_dir() else next(p for p in [target.parent, *target.parents] if p.is_dir())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(target if target.is_dir() else existing_parent(target)).free
     if free < need:
         raise DiskSpaceError(
             f"Saving to {target} needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are free there.",
@@ -108,24 +111,32 @@ def load(settings: Settings, source: ModelSource) -> Model:
     return load_model(source, load_options(settings), prove=probe)
 
 
-def check_output(target: Path, *, overwrite: bool) -> None:
-    """Refuse before the search a path that could not be written after it (requirements R-CLI-47, R-SEL-04)."""
-    if target.exists() and not overwrite:
+def check_output(target: Path, *, overwrite: bool) -> bool:
+    """Refuse before the search a path that could not be written after it (requirements R-CLI-47, R-SEL-04).
+
+    Makes nothing. True when an older output of this program would be replaced.
+    """
+    if (target.parent / "config.json").is_file():
         raise OutputExistsError(
-            f"The output folder {target} exists.", hint="Use --overwrite, or another --auto-select-path."
+            f"{target.parent} is a model folder, and the edited model would be written into it.",
+            hint="Name a path of its own with --auto-select-path.",
         )
-    parent = target.parent
+    parent = existing_parent(target)
     if not parent.is_dir():
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileOperationError(
-                f"{parent} cannot be made: {error.strerror}.", hint="Name another path."
-            ) from error
+        raise FileOperationError(
+            f"{target} cannot be made, because {parent} is a file.",
+            hint="Name another path with --auto-select-path.",
+        )
     if not os.access(parent, os.W_OK):
         raise FileOperationError(
             f"{parent} cannot be written.", hint="Name another path with --auto-select-path."
         )
+    return refuse_taken_target(target, overwrite=overwrite)
+
+
+def existing_parent(target: Path) -> Path:
+    """The nearest path above `target` that exists."""
+    return next(path for path in target.absolute().parents if path.exists())
 
 
 def check_upload(repository: str) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from heretic.config import public_settings
-from heretic.decoding import ENGINES
+from heretic.config import recorded_settings
+from heretic.decoding import choose_engine
 from heretic.exceptions import SaveVerificationError
 from heretic.export.card import CardFacts, CardRow, Measured, build_card
 from heretic.export.certificate import SiteRecord
@@ -88,7 +88,7 @@ def save_model_local(
         report = patch_model(files, staging.path, edits, targets)
         reloaded = reload(run, staging.path)
         checks = compare(model, reloaded, edits, confirmation)
-        outcome, verified = confirmation.measure_other(reloaded, ENGINES[engine_name(run)](reloaded))
+        outcome, verified = confirmation.measure_other(reloaded, choose_engine(reloaded, run.settings.engine)[0])
         del reloaded
         save_edits(staging.path, edits, targets)
         _write_card(run, trial, confirmation, verified, staging, files)
@@ -101,11 +101,6 @@ def save_model_local(
         published = staging.commit()
     checks |= _verified_folder(published, model.source.path)
     return Saved(published, verified, checks, report.sites, _warnings(report))
-
-
-def engine_name(run: Run) -> str:
-    """The engine that measures."""
-    return "fast" if run.settings.engine == "auto" else run.settings.engine
 
 
 def reload(run: Run, folder: Path) -> Model:
@@ -182,7 +177,7 @@ def manifest_facts(
         "versions": versions(),
         "seed": run.settings.seed,
         "command_line": sys.argv,
-        "settings": public_settings(run.resolved),
+        "settings": recorded_settings(run.resolved),
         "model": {"id": model.source.name, "commit": model.source.commit, "dtype": model.dtype},
         "data": bundle.records(),
         "fingerprint": {} if study is None else dict(study.fingerprint),

@@ -35,6 +35,7 @@ from heretic.phases.optimization import run_optimization
 from heretic.phases.state import Baseline, Run
 from heretic.publish import write_file
 from heretic.report_view import rate_text
+from heretic.study.catalogue import check_ready
 from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome
 from heretic.study.types import Progress
@@ -66,8 +67,14 @@ def preflight(run: Run) -> ModelSource:
         loading.check_memory(settings, source)
         if settings.auto_select:
             target = chosen_folder(run)
-            loading.check_output(target, overwrite=settings.overwrite)
+            if loading.check_output(target, overwrite=settings.overwrite):
+                run.console.confirm_word(
+                    f"Replace the saved model {target}?",
+                    lost=(f"the saved model in {target}",),
+                    explicit="auto_select_path" in run.resolved.explicit,
+                )
             loading.check_disk(target, inspect_folder(source.path).total_bytes)
+        check_ready(settings.storage, settings.study_name, settings.resume)
         if settings.hf_upload is not None:
             loading.check_upload(settings.hf_upload)
         phase.result(f"{source.basename}, {loading.weight_bytes(source) / 1e6:,.0f} MB of weights")

@@ -20,6 +20,8 @@ from heretic.prompts.tables import LoadedRows, wanted_columns
 
 _logger = logging.getLogger("heretic.prompts")
 
+_REMEDY = "Correct the source, or name another one."
+
 
 def load_prompts(
     spec: DatasetSpecification,
@@ -103,7 +105,7 @@ def _naming(role: str) -> Iterator[None]:
     except (ConfigurationError, DatasetError, NetworkError) as error:
         raise type(error)(
             f"{role}: {error.message}",
-            hint=error.hint,
+            hint=error.hint or _REMEDY,
             details=error.details,
             resume=error.resume,
             data=error.data,

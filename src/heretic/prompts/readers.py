@@ -151,13 +151,13 @@ def read_parquet(raw: bytes, label: str) -> Table:
         names = tuple(source.schema_arrow.names)
         count = int(source.metadata.num_rows)
     except damage as error:
-        raise DatasetError(f"{label} is not a readable Parquet file: {error}.") from error
+        raise DatasetError(f"{label} is not a readable Parquet file: {str(error).rstrip('.')}.") from error
 
     def fetch(start: int, stop: int, wanted: Sequence[str]) -> list[Row]:
         try:
             found = source.read(columns=list(wanted)).slice(start, stop - start).to_pylist()
         except damage as error:
-            raise DatasetError(f"{label} is damaged: {error}.") from error
+            raise DatasetError(f"{label} is damaged: {str(error).rstrip('.')}.") from error
         return [Row(f"row {start + n}", values) for n, values in enumerate(found, 1)]
 
     return Table(label, names, count, fetch)

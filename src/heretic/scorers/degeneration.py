@@ -6,6 +6,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+from heretic.decoding.protocol import Reply
+
 MAXIMUM_PERIOD = 24
 MINIMUM_TAIL = 48
 WORDS_NEEDED = 40
@@ -51,3 +53,14 @@ def condition(text: str, tokens: Sequence[int]) -> str:
     if is_degenerate(text):
         return "degenerate"
     return "valid"
+
+
+def reply_condition(reply: Reply) -> str:
+    """The condition of a reply; of a thinking model's reply `thinking_loop` (the thought went in circles until its
+    budget ended), `thinking_exhausted` (it did not come to an end), else that of the answer (requirements R-MOD-51)."""
+    thought = reply.thought
+    if thought is None:
+        return condition(reply.text, reply.tokens)
+    if thought.exhausted:
+        return "thinking_loop" if is_loop(reply.tokens[: thought.length]) else "thinking_exhausted"
+    return condition(reply.text, reply.tokens[thought.length :])

@@ -35,15 +35,45 @@ def compile_patterns(patterns: Sequence[str], name: str) -> re.Pattern[str] | No
     """
     parts: list[str] = []
     for pattern in patterns:
-        text = normalise(pattern) if re.fullmatch(r"[\w\s'’-]+", pattern) else pattern.replace("’", "'").casefold()
-        if not text.strip():
-            raise ConfigurationError(f"{name} holds an empty marker, which would match every reply.")
+        text = _normalised_pattern(pattern)
         try:
-            re.compile(text)
+            re.compile(text)  # alone, so that a stray parenthesis cannot close ours
+            matches_nothing = re.fullmatch(f"(?:{text})", "") is not None
         except re.error as error:
-            raise ConfigurationError(f"{name} holds an invalid pattern {pattern!r}: {error}") from error
+            raise _invalid(name, pattern, str(error)) from error
+        if not text.strip() or matches_nothing:
+            raise ConfigurationError(
+                f"{name} holds the empty marker {pattern!r}, which would match every reply.",
+                hint="Remove the entry, or write the words that decide.",
+            )
+        if _NUMBERED.search(text):
+            raise _invalid(name, pattern, "groups are counted over the whole list, so no pattern may refer to one")
         parts.append(f"(?:{text})")
-    return re.compile(r"(?<!\w)(?:" + "|".join(parts) + r")(?!\w)") if parts else None
+    try:
+        return re.compile(r"(?<!\w)(?:" + "|".join(parts) + r")(?!\w)") if parts else None
+    except re.error as error:
+        raise _invalid(name, "list", str(error)) from error
+
+
+def _invalid(name: str, pattern: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name} holds an invalid pattern {pattern!r}: {reason}.",
+        hint="Markers are Python regular expressions over lower-case text; put a backslash before ( ) [ ] . ? + *.",
+    )
+
+
+_ESCAPE = re.compile(r"\\.|[^\\]+", re.DOTALL)
+_NUMBERED = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\(\?P=|\(\?\()")
+_MAY_UNDO = re.compile(r"\$|\\[ZB]|\(\?!|\(\?<[!=]")
+"""Anchors and assertions with which more text can take a match away again."""
+
+
+def _normalised_pattern(pattern: str) -> str:
+    """Plain words as a reply is normalised; of a real pattern only letters and quotes, since `\\S` is not `\\s`."""
+    if re.fullmatch(r"[\w\s'\u2019-]+", pattern):
+        return normalise(pattern).rstrip(" ")
+    straight = pattern.replace("\u2018", "'").replace("\u2019", "'")
+    return _ESCAPE.sub(lambda part: part[0] if part[0].startswith("\\") else part[0].casefold(), straight)
 
 
 class MarkerScorer:
@@ -52,7 +82,6 @@ class MarkerScorer:
     name = "markers"
     direction: Literal["lower", "higher"] = "lower"
     needs: frozenset[str] = frozenset()
-    monotone = True
 
     def __init__(
         self,
@@ -72,29 +101,36 @@ class MarkerScorer:
         self._weak = compile_patterns(weak, "weak words")
         self._cue = compile_patterns(cue, "cues")
         self._hits = frozenset(hits)
+        # Hit classes first: a later match of a class that is no hit must not take a hit back.
+        self._order = sorted(CLASSES, key=lambda name: name not in self._hits)
+        self.monotone = not any(_MAY_UNDO.search(entry) for entry in (*core, *soft, *evasive, *weak, *cue))
 
     def label(self, reply: str, *, final: bool = True) -> str:
-        """The first class that matches, in the order core, soft, evasive; `none` otherwise."""
+        """The first class that matches, hit classes first and then in the order core, soft, evasive; else `none`.
+
+        final=False: a match that ends where the text ends is not counted, for its right boundary is not known yet.
+        """
         text = normalise(reply)
         text = f"{text}." if final else whole_words(text)
-        for name in CLASSES:
-            pattern = self._patterns[name]
-            if pattern is not None and pattern.search(text):
-                return name
-            if name == "core" and self._weak_refusal(text):
+        end = len(text) + (1 if final else 0)
+        for name in self._order:
+            if _found(self._patterns[name], text, end) or (name == "core" and self._weak_refusal(text, end)):
                 return name
         return "none"
 
-    def _weak_refusal(self, text: str) -> bool:
-        if self._weak is None or self._cue is None:
-            return False
+    def _weak_refusal(self, text: str, end: int) -> bool:
         opening = first_sentence(text)
-        return self._weak.search(opening) is not None and self._cue.search(opening) is not None
+        return _found(self._weak, opening, end) and _found(self._cue, opening, end)
 
     def judge(self, requests: Sequence[str], replies: Sequence[str], *, final: bool = True) -> list[Judgement]:
         """See `ReplyScorer.judge`."""
         labels = [self.label(reply, final=final) for reply in replies]
         return [Judgement(hit=label in self._hits, label=label) for label in labels]
+
+
+def _found(pattern: re.Pattern[str] | None, text: str, end: int) -> bool:
+    match = None if pattern is None else pattern.search(text)
+    return match is not None and match.end() < end
 
 
 def marker_scorer(settings: Mapping[str, object]) -> MarkerScorer:

@@ -18,7 +18,7 @@ _REPLACED = {
 }
 _TABLE = str.maketrans(_REPLACED)
 _SPACES = re.compile(" {2,}")
-_PARTIAL_WORD = re.compile(r"[\w'-]+$")
+_PARTIAL_WORD = re.compile(r"[\w'\ufffd-]+$")  # U+FFFD: the first bytes of a character that is not whole yet
 
 
 def normalise(text: str) -> str:

@@ -71,6 +71,10 @@ class Asker:
         self._ids[index] = trial._trial_id
         return copy.deepcopy(self._rows.get_trial(trial._trial_id))
 
+    def withdraw(self, index: int) -> None:
+        """Takes back a proposal that was not used: the index may be given to another point."""
+        self._rows.set_trial_state_values(self._ids.pop(index), TrialState.FAIL)
+
     def told(self, index: int, outcome: Scores | TrialFailure) -> None:
         """Adds a result to the history."""
         row = self._ids[index]

@@ -12,10 +12,10 @@ from typing import Final
 import optuna
 from optuna.trial import TrialState
 
-from heretic.exceptions import StudyNotFoundError
-from heretic.lease import held
+from heretic.exceptions import ConfigurationError, StudyNotFoundError
+from heretic.lease import acquire, held
 from heretic.study.records import finished_from
-from heretic.study.storage import Location, close_backend, locate, open_backend, translated
+from heretic.study.storage import Location, check_file, close_backend, locate, open_backend, translated
 from heretic.study.types import FinishedTrial, Json
 
 HEADER: Final = "heretic"
@@ -70,6 +70,35 @@ def _found(backend: optuna.storages.BaseStorage | None, location: Location, name
     if backend is None or name not in names:
         raise not_found(location, name, names)
     return optuna.load_study(study_name=name, storage=backend)
+
+
+def check_ready(storage: str | None, name: str, resume: str) -> None:
+    """What opening the study would refuse, as far as it is known without its fingerprint; changes nothing.
+
+    Raises `StorageError`, `StudyCorruptError`, `StudyLockedError`, `StudyNotFoundError`, `ConfigurationError`.
+    """
+    location = locate(storage)
+    if location.file is not None:
+        check_file(location.file)
+        lock = location.beside(name, "lock")
+        if lock.exists():
+            acquire(lock, f"the study {name!r}").release()
+    if resume not in ("continue", "fail"):
+        return
+    with _reading(storage) as (_, backend):
+        names = [] if backend is None else optuna.get_all_study_names(backend)
+    if resume == "continue" and name not in names:
+        raise not_found(location, name, names)
+    if resume == "fail" and name in names:
+        raise already_there(location, name)
+
+
+def already_there(location: Location, name: str) -> ConfigurationError:
+    """The error for a study that may not exist."""
+    return ConfigurationError(
+        f"The study {name!r} already exists in {location.shown()} and resume is 'fail'.",
+        hint="Use another --study-name, --resume continue, or --resume fresh (renames the old one).",
+    )
 
 
 def list_studies(storage: str | None) -> tuple[StudySummary, ...]:

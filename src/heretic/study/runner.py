@@ -80,7 +80,7 @@ def run_study(
 
     batch_size: trials per ask batch of a new study; a stored one keeps its own. warm_start[k] is tried as
     trial k, completed from the Sobol sequence and made legal. deadline: value of `clock` after which no batch
-    starts. stop: asked between batches. on_told(k): the result of k is durable. max_trial_retries: how often
+    starts, the very first one excepted: a search without a trial would have been for nothing. stop: asked between batches. on_told(k): the result of k is durable. max_trial_retries: how often
     a trial whose process died is taken up again before it is failed. max_failed: cap of failed trials,
     default max(20, n_trials). reference: the objectives of the worst point, which scale the hypervolume;
     kl_limit: bound on objective 1 for `Progress.best`. stop_on_stall: end when the hypervolume grew less than
@@ -90,15 +90,15 @@ def run_study(
     stored ones, and storage errors after waiting up to `patience_s`; every result so far is kept.
     """
     limit = max(20, n_trials) if max_failed is None else max_failed
-    search = _Search(tuple(space), seed, sampler, n_startup_trials)
-    runner = _Runner(study, evaluate, search, n_trials, limit, max_trial_retries, on_told, patience_s)
+    search = Search(tuple(space), seed, sampler, n_startup_trials)
+    runner = _Runner(study, evaluate, search, n_trials, max_trial_retries, on_told, patience_s)
     runner.prepare(batch_size, warm_start)
     meter = Meter(n_trials, reference, kl_limit, clock, already=len(runner.finished))
 
     def reason_to_end() -> EndReason | None:
         if stop():
             return "stopped"
-        if deadline is not None and clock() >= deadline:
+        if deadline is not None and clock() >= deadline and runner.finished:
             return "out of time"
         stalls = stop_on_stall and not runner.has_open_rows
         return "stalled" if stalls and has_stalled(runner.sorted_trials(), reference) else None
@@ -109,12 +109,12 @@ def run_study(
         batch = runner.run_batch(indexes)
         if on_progress is not None:
             on_progress(meter.reading(runner.sorted_trials(), len(runner.failed), batch))
-        runner.check_failures()
+        refuse_failures(runner.failed_in_a_row, runner.failed, len(runner.finished), limit)
     return runner.outcome("finished")
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
+class Search:
     """What decides the sequence of points."""
 
     space: tuple[Dimension, ...]
@@ -132,13 +132,53 @@ class _Search:
         }
 
 
+def asker_for(study: Study, search: Search, warm_start: Sequence[Mapping[str, Value]]) -> Asker:
+    """The asker of a study; the first call stores how the search is set up, later ones compare.
+
+    Raises `FingerprintMismatchError` when space, sampler or seed are not the stored ones.
+    """
+    plan = search.described()
+    stored = study.stored("plan")
+    if stored is None:
+        study.store("plan", {"search": plan, "warm_start": [dict(point) for point in warm_start]})
+        stored = study.stored("plan")
+    lines = differences(stored["search"], plain(plan, "plan"))
+    if lines:
+        raise FingerprintMismatchError(
+            f"The study {study.name!r} searches another space or with another sampler.",
+            hint="Use --study-name NAME for a new study, or --resume fresh to keep the old one renamed.",
+            details=tuple(lines),
+        )
+    return Asker(
+        search.space,
+        seed=search.seed,
+        sampler=search.sampler,
+        n_startup_trials=search.n_startup_trials,
+        # Trial k keeps the warm start it was given first, even if the profile has changed since.
+        warm_start=stored["warm_start"],
+    )
+
+
+def refuse_failures(in_a_row: int, failed: Mapping[int, str], complete: int, limit: int) -> None:
+    """Stops a run that only fails: raises `TooManyFailedTrialsError` (reliability A09, A11)."""
+    hint = "Finished trials are kept. Remove the cause and start the same command again."
+    if in_a_row >= FAILURES_IN_A_ROW:
+        last = failed[max(failed)]
+        raise TooManyFailedTrialsError(f"{in_a_row} trials in a row failed; the last one: {last}", hint=hint)
+    if len(failed) > limit:
+        raise TooManyFailedTrialsError(
+            f"{len(failed)} trials failed beside {complete} complete ones, "
+            f"more than the {limit} allowed; the last one: {failed[max(failed)]}",
+            hint=hint,
+        )
+
+
 @dataclass(slots=True)
 class _Runner:
     study: Study
     evaluate: Evaluate
-    search: _Search
+    search: Search
     n_trials: int
-    max_failed: int
     max_trial_retries: int
     on_told: Callable[[int], None] | None
     patience_s: float
@@ -166,26 +206,7 @@ class _Runner:
     def prepare(self, batch_size: int, warm_start: Sequence[Mapping[str, Value]]) -> None:
         """Reads the state back: what is done, what is open, and how the search was set up."""
         self.batch_size = self.study.resolved_batch_size(batch_size)
-        plan = self.search.described()
-        stored = self.study.stored("plan")
-        if stored is None:
-            self.study.store("plan", {"search": plan, "warm_start": [dict(point) for point in warm_start]})
-            stored = self.study.stored("plan")
-        lines = differences(stored["search"], plain(plan, "plan"))
-        if lines:
-            raise FingerprintMismatchError(
-                f"The study {self.study.name!r} searches another space or with another sampler.",
-                hint="Use --study-name NAME for a new study, or --resume fresh to keep the old one renamed.",
-                details=tuple(lines),
-            )
-        self.asker = Asker(
-            self.search.space,
-            seed=self.search.seed,
-            sampler=self.search.sampler,
-            n_startup_trials=self.search.n_startup_trials,
-            # Trial k keeps the warm start it was given first, even if the profile has changed since.
-            warm_start=stored["warm_start"],
-        )
+        self.asker = asker_for(self.study, self.search, warm_start)
         start, size = self.study.stored("batch") or (0, 0)
         self.batch = (int(start), int(size))
         for trial in self._patiently(lambda: self.study.inner.get_trials(deepcopy=False)):
@@ -319,18 +340,3 @@ class _Runner:
         for name, values in stored_constraints(result.outcome).items():
             rows.set_trial_system_attr(storage_id, name, values)
         rows.set_trial_state_values(storage_id, TrialState.COMPLETE, list(result.outcome.objectives))
-
-    def check_failures(self) -> None:
-        """Stops a run that only fails (reliability A09, A11)."""
-        if self.failed_in_a_row >= FAILURES_IN_A_ROW:
-            last = self.failed[max(self.failed)]
-            raise TooManyFailedTrialsError(
-                f"{self.failed_in_a_row} trials in a row failed; the last one: {last}",
-                hint="Finished trials are kept. Remove the cause and start the same command again.",
-            )
-        if len(self.failed) > self.max_failed:
-            raise TooManyFailedTrialsError(
-                f"{len(self.failed)} trials failed beside {len(self.finished)} complete ones, "
-                f"more than the {self.max_failed} allowed; the last one: {self.failed[max(self.failed)]}",
-                hint="Finished trials are kept. Remove the cause and start the same command again.",
-            )

@@ -21,13 +21,12 @@ from optuna.trial import TrialState
 
 from heretic.constants import SCHEMA_VERSION
 from heretic.exceptions import (
-    ConfigurationError,
     FingerprintMismatchError,
     StorageError,
     StudyCorruptError,
 )
-from heretic.lease import Lease, acquire, held
-from heretic.study.catalogue import HEADER, finished_in, not_found
+from heretic.lease import Lease, acquire
+from heretic.study.catalogue import HEADER, already_there, finished_in, not_found
 from heretic.study.ledger import FileLedger, Ledger, NoLedger
 from heretic.study.records import NotPlainError, differences, plain
 from heretic.study.storage import (
@@ -36,6 +35,7 @@ from heretic.study.storage import (
     close_backend,
     locate,
     open_backend,
+    opening,
     translated,
 )
 from heretic.study.types import FinishedTrial, Json
@@ -45,7 +45,7 @@ _logger = logging.getLogger("heretic.study")
 DEFAULT_STUDY_NAME: Final = "heretic_study"
 Resume = Literal["auto", "continue", "fresh", "fail"]
 _ARTEFACT: Final = "artefact:"
-_OPENING_WAIT_S: Final = 60.0
+_LOOK_WAIT_S: Final = 0.3
 
 
 class Study:
@@ -220,8 +220,12 @@ def open_study(
     if location.file is None:
         return _opened(location, name, None, fingerprint, resume, default_name, timeout_s)
     if not location.file.parent.is_dir():
-        raise StorageError(f"The folder {location.file.parent} of the storage does not exist.")
-    lease = acquire(location.beside(name, "lock"), f"the study {name!r}")
+        raise StorageError(
+            f"The folder {location.file.parent} of the storage does not exist.",
+            hint="Make it, or name another place with --storage.",
+        )
+    # Another start may look at the lock for a moment (`check_ready`); an owner holds it for much longer.
+    lease = acquire(location.beside(name, "lock"), f"the study {name!r}", wait_s=_LOOK_WAIT_S)
     try:
         return _opened(location, name, lease, fingerprint, resume, default_name, timeout_s)
     except BaseException:
@@ -239,10 +243,7 @@ def _opened(
     timeout_s: float,
 ) -> Study:
     """`open_study` with the lease in hand; a second one guards the storage while its tables may be made."""
-    if location.file is None:
-        return _decide(location, name, lease, fingerprint, resume, default_name, timeout_s)
-    guard = location.file.with_name(f"{location.file.name}.lock")
-    with held(guard, f"the storage {location.file}", wait_s=_OPENING_WAIT_S):
+    with opening(location):
         return _decide(location, name, lease, fingerprint, resume, default_name, timeout_s)
 
 
@@ -273,10 +274,7 @@ def _resumed(
     if not exists and resume == "continue":
         raise not_found(location, name, optuna.get_all_study_names(study._backend))
     if exists and resume == "fail":
-        raise ConfigurationError(
-            f"The study {name!r} already exists in {location.shown()} and resume is 'fail'.",
-            hint="Use another --study-name, --resume continue, or --resume fresh (renames the old one).",
-        )
+        raise already_there(location, name)
     notes: tuple[str, ...] = ()
     if exists and resume == "fresh":
         aside = _renamed(study, name)

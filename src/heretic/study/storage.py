@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from heretic.exceptions import (
     StorageError,
     StudyCorruptError,
 )
+from heretic.lease import held
+from heretic.sanitise import redact
 
 T = TypeVar("T")
 _logger = logging.getLogger("heretic.study")
@@ -38,6 +40,19 @@ _logger = logging.getLogger("heretic.study")
 SQLITE_TIMEOUT_S: Final = 60.0
 """How long SQLite itself waits for another program's lock; its default of 5 s loses trials (reliability X03).
 """
+
+SERVER_ARGUMENTS: Final[Mapping[str, object]] = {
+    "connect_timeout": 10,
+    # A tunnel that died without a word is noticed after a minute, on both sides.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+}
+
+OPENING_WAIT_S: Final = 60.0
+_OPENING_KEY: Final = 0x4845524554494321
+"""Name of the advisory lock under which tables are made in a server's database: "HERETIC!"."""
 
 PATIENCE_S: Final = 600.0
 NOTE_EVERY_S: Final = 30.0
@@ -77,21 +92,25 @@ def locate(storage: str | None) -> Location:
         return Location(None)
     try:
         url = sqlalchemy.make_url(storage)
-    except sqlalchemy.exc.ArgumentError as error:
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        # The second one is a port that is no number. The address may hold a password.
         raise ConfigurationError(
-            f"{storage!r} is not a storage address.",
-            hint="Examples: sqlite:///heretic_study.db, postgresql+psycopg://user@host/name; empty: memory.",
+            f"{redact(storage)!r} is not a storage address.",
+            hint="Examples: sqlite:///heretic_study.db, postgresql://user@host/name; empty: memory.",
         ) from error
+    if url.drivername in ("postgres", "postgresql"):
+        # Without a driver's name the library would look for psycopg 2.
+        url = url.set(drivername="postgresql+psycopg")
     backend = url.get_backend_name()
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             return Location(None)
         return Location(storage, Path(url.database).absolute())
     if backend == "postgresql":
-        return Location(storage)
+        return Location(url.render_as_string(hide_password=False))
     raise ConfigurationError(
         f"The storage kind {backend!r} is not supported.",
-        hint="Use sqlite:///FILE on one machine or postgresql+psycopg://... for several.",
+        hint="Use sqlite:///FILE on one machine or postgresql://user@host/name for several.",
     )
 
 
@@ -109,16 +128,59 @@ def open_backend(location: Location, *, timeout_s: float = SQLITE_TIMEOUT_S) -> 
     if location.file is not None:
         check_file(location.file, timeout_s=timeout_s)
         options = {"connect_args": {"timeout": timeout_s}}
+    else:
+        options = {"connect_args": SERVER_ARGUMENTS, "pool_pre_ping": True}
     try:
         with translated(location):
             return optuna.storages.RDBStorage(location.url, engine_kwargs=options)
     except ImportError as error:
-        raise ConfigurationError(
-            f"The driver for {location.shown()} is not installed.", hint="Install heretic-workbench[dist]."
-        ) from error
+        raise driver_missing(location) from error
     except RuntimeError as error:
         # The library's own check of its table layout; it has no error class of its own.
         raise StorageError(f"{location.shown()} was made by another version of optuna: {error}") from error
+
+
+@contextmanager
+def opening(location: Location) -> Iterator[None]:
+    """One process at a time while tables may be made: processes that race on it destroy each other's.
+
+    Raises `StudyLockedError` on SQLite after a minute; a server ends the wait with its connection.
+    """
+    if location.file is not None:
+        guard = location.file.with_name(f"{location.file.name}.lock")
+        with held(guard, f"the storage {location.file}", wait_s=OPENING_WAIT_S):
+            yield
+        return
+    if location.url is None:
+        yield
+        return
+    engine = _engine_for_turn(location)
+    try:
+        with translated(location):
+            connection = engine.connect()
+        with connection:
+            with translated(location):
+                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_OPENING_KEY})"))
+            yield
+    finally:
+        engine.dispose()
+
+
+def _engine_for_turn(location: Location) -> sqlalchemy.Engine:
+    assert location.url is not None
+    try:
+        return sqlalchemy.create_engine(
+            location.url, poolclass=sqlalchemy.NullPool, connect_args=dict(SERVER_ARGUMENTS)
+        )
+    except ImportError as error:
+        raise driver_missing(location) from error
+
+
+def driver_missing(location: Location) -> ConfigurationError:
+    """The error for a server whose driver is an extra that was not installed."""
+    return ConfigurationError(
+        f"The driver for {location.shown()} is not installed.", hint="Install heretic-workbench[dist]."
+    )
 
 
 def close_backend(backend: optuna.storages.BaseStorage) -> None:
@@ -227,11 +289,12 @@ def explained(error: BaseException, location: Location) -> HereticError:
         return StorageError(
             f"{where} cannot be opened for writing.", hint="Check the path and its permissions."
         )
-    away = any(isinstance(link, sqlalchemy.exc.OperationalError) for link in chain(error))
+    passing = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+    away = any(isinstance(link, passing) for link in chain(error))
     hint = "Start the same command again once the storage answers; finished trials are kept."
     cause = list(chain(error))[-1]
     return StorageError(
-        f"The storage {where} failed: {type(cause).__name__}: {cause}", hint=hint, data={"transient": away}
+        f"The storage {where} failed: {type(cause).__name__}: {redact(str(cause))}", hint=hint, data={"transient": away}
     )
 
 
