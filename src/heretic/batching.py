@@ -75,5 +75,7 @@ class AdaptiveBatch:
         self._clean += 1
         if self._clean >= 8:
             self._clean = 0
-            wider = max(self.width + 1, int(self.width * 1.25))  # from 1 to 3 rows a quarter is less than one row
+            wider = max(
+                self.width + 1, int(self.width * 1.25)
+            )  # from 1 to 3 rows a quarter is less than one row
             self.width = max(self.width, min(wider, int(self._failed_at * 0.9)))

@@ -18,13 +18,13 @@ from torch import Tensor
 from heretic.batching import AdaptiveBatch
 from heretic.decoding.protocol import Engine, Reply, Stopper
 from heretic.exceptions import BatchSizeError
-from heretic.interventions.hooks import Edits, Rows, applied, every_row
+from heretic.interventions.hooks import Edits, Rows, applied
 from heretic.linalg.divergence import kl_per_position
-from heretic.scorers.kl_divergence import divergence_summary
 from heretic.model.model import Model
 from heretic.model.tokens import PromptLike
 from heretic.report import Divergence
 from heretic.scorers.degeneration import reply_condition
+from heretic.scorers.kl_divergence import divergence_summary
 from heretic.scorers.protocol import Judgement, ReplyScorer
 
 logger = logging.getLogger("heretic.evaluator")
@@ -147,7 +147,7 @@ class Evaluator:
         other = AdaptiveBatch("log-probabilities", max(1, min(self.kl_batches.width, len(order)) // 3))
         parts = other(order, lambda rows: self._kl_of_rows(rows, [{}])[0])
         summary = divergence_summary(torch.cat(parts), reference.counts[torch.tensor(order)])
-        return 0.0 if summary is None else summary.mean
+        return 0.0 if summary is None else max(0.0, summary.mean)
 
     def base_outcome(self) -> Outcome:
         """The unedited model on the bad prompts: whole replies, judged."""
@@ -164,19 +164,24 @@ class Evaluator:
             replies=replies,
         )
 
-    def replies_under(self, edits: Edits, sequences: Sequence[tuple[int, ...]], limit: int) -> list[Reply]:
-        """Whole replies of one trial to any token sequences, in their order."""
+    def replies_under(
+        self, trials: Sequence[Edits], sequences: Sequence[tuple[int, ...]], limit: int
+    ) -> list[list[Reply]]:
+        """Whole replies of each trial to any token sequences, in their order."""
+        count = len(trials)
 
-        def batch(rows: Sequence[tuple[int, ...]]) -> list[Reply]:
-            assignment = every_row(0, len(rows), self.model.device)
-            with applied(self.model.network, [edits], assignment):
-                decoding = self.engine.start(rows, rows=assignment)
+        def batch(rows: Sequence[tuple[int, ...]]) -> list[list[Reply]]:
+            trial = torch.arange(count, device=self.model.device).repeat_interleave(len(rows))
+            assignment = Rows(trial)
+            with applied(self.model.network, trials, assignment):
+                decoding = self.engine.start([row for _ in trials for row in rows], rows=assignment)
                 decoding.advance(limit)
-            return decoding.replies()
+            replies = decoding.replies()
+            return [replies[number * len(rows) : (number + 1) * len(rows)] for number in range(count)]
 
         order, ordered = by_length(sequences)
-        replies = [reply for part in self.decoding_batches(ordered, batch) for reply in part]
-        return restore_order(replies, order)
+        parts = self.decoding_batches(ordered, batch)
+        return [restore_order([r for part in parts for r in part[number]], order) for number in range(count)]
 
     # -- trials ---------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ class Measurement:
 
     where: `search`, `held_out` or `saved`. rate: behaviour on the behaviour's prompts; over_rate: on prompts that
     should not show it; classes: how many replies fell in each class; replies: the texts, kept for front trials.
+    mode: whether the model was allowed to think (R-MOD-53); thoughts: lengths in tokens and counts, empty in mode
+    `off`; thinking: the same prompts in thinking mode, where both were measured (R-MOD-52).
     """
 
     where: str
@@ -59,6 +61,9 @@ class Measurement:
     classes: Mapping[str, int] = field(default_factory=dict)
     guards: Mapping[str, float] = field(default_factory=dict)
     replies: Sequence[str] = ()
+    mode: str = "off"
+    thoughts: Mapping[str, float] = field(default_factory=dict)
+    thinking: Measurement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The whole run. `verified` is measured again from the saved and reloaded files; None when nothing was saved."""
+    """The whole run.
+
+    baseline: the unedited model on the prompts on which the chosen trial was judged; search_baseline: on those of the
+    search. verified: measured again from the saved and reloaded files; None when nothing was saved.
+    """
 
     status: str
     model: str
@@ -111,11 +120,15 @@ class RunReport:
     environment: Mapping[str, object]
     examples: Sequence[Example] = ()
     next_command: str = ""
+    search_baseline: Measurement | None = None
 
     def to_document(self) -> dict[str, Any]:
         """The `--json` result (requirements R-FMT-03): JSON values only, with the flat keys that scripts read."""
         document = asdict(self)
-        document["baseline"] = flat_measurement(self.baseline)
+        search = document.pop("search_baseline")
+        if self.search_baseline is not None:
+            search = flat_measurement(self.search_baseline)
+        document["baseline"] = {**flat_measurement(self.baseline), "search": search}
         document["front"] = [flat_trial(trial) for trial in self.front]
         document["chosen"] = None if self.chosen is None else flat_trial(self.chosen)
         document["verified"] = None if self.verified is None else flat_measurement(self.verified)
@@ -137,6 +150,9 @@ def flat_measurement(measurement: Measurement) -> dict[str, Any]:
         "classes": dict(measurement.classes),
         "guards": dict(measurement.guards),
         "where": measurement.where,
+        "thinking_mode": measurement.mode,
+        "thoughts": dict(measurement.thoughts),
+        "thinking": None if measurement.thinking is None else flat_measurement(measurement.thinking),
     }
 
 

@@ -20,7 +20,13 @@ from heretic.trial_display import duration
 
 EXAMPLES: Final = 3
 REPLY_LIMIT: Final = 600
-WHERE: Final = {"search": "search", "held_out": "held-out", "saved": "held-out"}
+WHERE: Final = {
+    "search": "search",
+    "held_out": "held-out",
+    "saved": "held-out",
+    "search_thinking": "search",
+    "held_out_thinking": "held-out",
+}
 UNKNOWN: Final = "not measured"
 FRONT_COLUMNS: Final = (
     "trial",
@@ -135,7 +141,7 @@ def _measurements(report: RunReport) -> list[tuple[str, Measurement]]:
             rows.append((f"trial {chosen.trial}", chosen.held_out))
     if report.verified is not None:
         rows.append(("saved files", report.verified))
-    return rows
+    return [(name, entry) for name, row in rows for entry in (row, row.thinking) if entry is not None]
 
 
 def _figures(report: RunReport) -> Iterator[RenderableType]:
@@ -153,7 +159,7 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
         first = "" if measurement.kl is None else f"{measurement.kl.first_token:.4f}"
         cells = [
             name,
-            WHERE.get(measurement.where, measurement.where),
+            WHERE.get(measurement.where, measurement.where) + (", thinking" if measurement.mode == "on" else ""),
             rate_text(measurement.rate),
             interval_text(measurement.rate),
             divergence,

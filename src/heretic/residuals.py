@@ -57,7 +57,9 @@ def capture(
     Raises `NonFiniteError` with layer and prompt number, `ExtractionError` for an empty list.
     """
     if not sequences:
-        raise ExtractionError("There is no prompt to capture residuals of.", hint="Check the prompt source's slice.")
+        raise ExtractionError(
+            "There is no prompt to capture residuals of.", hint="Check the prompt source's slice."
+        )
 
     def forward(rows: Sequence[Sequence[int]]) -> Tensor:
         with last_positions(model) as collected:

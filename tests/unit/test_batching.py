@@ -28,11 +28,15 @@ def flat(parts: Sequence[list[int]]) -> list[int]:
 
 
 @pytest.mark.parametrize("limit", (64, 33, 32, 8, 3, 2, 1))
-@pytest.mark.parametrize("error", (torch.OutOfMemoryError("injected"), RuntimeError(CPU_MESSAGE), MemoryError()))
+@pytest.mark.parametrize(
+    "error", (torch.OutOfMemoryError("injected"), RuntimeError(CPU_MESSAGE), MemoryError())
+)
 def test_the_same_rows_are_retried_at_every_width(limit: int, error: BaseException) -> None:
     items = list(range(150))
     assert flat(AdaptiveBatch("test", 64)(items, limited(limit, error))) == [item * item for item in items]
-    assert flat(AdaptiveBatch("test", 64)(range(150), limited(limit, error))) == [item * item for item in items]
+    assert flat(AdaptiveBatch("test", 64)(range(150), limited(limit, error))) == [
+        item * item for item in items
+    ]
 
 
 def test_control_without_the_retry_rows_are_lost() -> None:
@@ -80,7 +84,9 @@ def test_one_row_that_does_not_fit_is_a_typed_error() -> None:
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-@pytest.mark.parametrize("error", (RuntimeError("shapes do not match"), ValueError("no"), NotImplementedError(CPU_MESSAGE)))
+@pytest.mark.parametrize(
+    "error", (RuntimeError("shapes do not match"), ValueError("no"), NotImplementedError(CPU_MESSAGE))
+)
 def test_other_errors_pass(error: Exception) -> None:
     assert not is_out_of_memory(error)
     with pytest.raises(type(error)):

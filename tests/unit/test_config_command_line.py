@@ -39,18 +39,13 @@ def test_command_lines_that_must_work(line: str, tmp_path: Path) -> None:
     assert any("cache_weights" in notice for notice in resolved.notices) == ("cache-weights" in line)
 
 
-def test_the_line_with_compile_is_understood_and_refused_by_name(tmp_path: Path) -> None:
-    """R-CLI-60: `--compile` is parsed; this version has no compiled forward and says so."""
+def test_the_line_with_compile_is_understood(tmp_path: Path) -> None:
+    """R-CLI-60: `--compile` is a switch; whether it can be had is known once the model is loaded (R-PRF-10)."""
     line = "--model M --auto-select true --n-trials 20 --compile"
-    with pytest.raises(ConfigurationError, match=r"compile = true \(--compile\).*not available") as caught:
-        resolve(*line.split(), cwd=tmp_path)
-    assert caught.value.data["findings"] == [caught.value.message.removesuffix(".")]
-    assert (
-        resolve(
-            *line.split(), "--no-compile".replace("--no-compile", "false"), cwd=tmp_path
-        ).settings.n_trials
-        == 20
-    )
+    resolved = resolve(*line.split(), cwd=tmp_path)
+    assert resolved.settings.compile and resolved.settings.n_trials == 20
+    assert not any("compil" in text for text in resolved.degradations)
+    assert not resolve(*line.split(), "false", cwd=tmp_path).settings.compile
 
 
 @pytest.mark.parametrize(

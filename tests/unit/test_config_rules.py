@@ -107,7 +107,7 @@ def test_a_missing_feature_is_refused_when_asked_for_and_recorded_when_a_default
     row: Unavailable, tmp_path: Path
 ) -> None:
     """R-GEN-07, R-GEN-08."""
-    wanted = {"strategy": "oblique", "goal": "induce", "thinking": "on", "export_formats": "lora"}
+    wanted = {"strategy": "oblique", "goal": "induce", "export_formats": "lora"}
     value = wanted.get(
         row.setting,
         {"workers": "2", "iterative_rounds": "2", "validation_benchmarks": "a"}.get(row.setting, "true"),

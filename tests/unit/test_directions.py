@@ -56,7 +56,9 @@ def test_the_control_mean_is_a_fixed_point_and_the_rest_of_the_gap_is_ordinary()
 
     def moved(bank: DirectionBank, vectors: Tensor) -> Tensor:
         edits = [ablation(rows.double(), torch.ones(1, dtype=torch.float64)) for rows in bank.directions]
-        parts = [v + e.left @ (e.read.T @ v) for v, e in zip(vectors, edits, strict=True) if e.read is not None]
+        parts = [
+            v + e.left @ (e.read.T @ v) for v, e in zip(vectors, edits, strict=True) if e.read is not None
+        ]
         return torch.stack(parts)
 
     bank = fitted(target, control)
@@ -146,6 +148,8 @@ def test_split_half_accuracy_predicts_the_true_cosine() -> None:
     """Section 3.12; control: without signal it is far below."""
     direction, target, control = planted(1.5)
     accuracy = split_half_accuracy(target[:, 0], control[:, 0], generator())
-    true = torch.nn.functional.cosine_similarity(target[:, 0].mean(0) - control[:, 0].mean(0), direction, dim=0)
+    true = torch.nn.functional.cosine_similarity(
+        target[:, 0].mean(0) - control[:, 0].mean(0), direction, dim=0
+    )
     assert accuracy == pytest.approx(float(true), abs=0.12)
     assert split_half_accuracy(control[:40, 0], control[40:, 0], generator()) < 0.6

@@ -29,7 +29,9 @@ def test_float32_equals_a_float64_reference() -> None:
 def test_closed_form_on_two_tokens_and_the_order_of_arguments() -> None:
     """p = (3/4, 1/4), q = (1/2, 1/2); control: KL(q || p) is another number."""
     p, q = torch.tensor([math.log(3.0), 0.0]), torch.zeros(2)
-    assert float(kl_per_position(p.log_softmax(-1), q)) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert float(kl_per_position(p.log_softmax(-1), q)) == pytest.approx(
+        0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    )
     swapped = 0.5 * math.log(2 / 3) + 0.5 * math.log(2.0)
     assert float(kl_per_position(q.log_softmax(-1), p)) == pytest.approx(swapped)
     assert swapped != pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-2)

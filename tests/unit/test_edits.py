@@ -123,7 +123,9 @@ def test_trials_of_different_rank_share_a_pass_and_the_base_changes_no_bit() -> 
             together = network(inputs)
         for row, trial in ((0, 1), (2, 0)):
             with applied(network, [trials[trial]], every_row(0, 1, torch.device("cpu"))):
-                assert torch.allclose(network(inputs[row : row + 1]), together[row : row + 1], rtol=1e-12, atol=1e-12)
+                assert torch.allclose(
+                    network(inputs[row : row + 1]), together[row : row + 1], rtol=1e-12, atol=1e-12
+                )
     assert torch.equal(together[1], base[1])
     assert not torch.allclose(together[0], base[0])
 
@@ -246,7 +248,9 @@ def test_behind_a_norm_the_stream_receives_nothing_along_the_directions(layer_no
 def test_gains_that_are_all_zero_are_an_error() -> None:
     """Algorithms 1.4."""
     with pytest.raises(AbliterationError, match="near zero"):
-        ablation_before_norm(normal(1, D), torch.ones(1, dtype=torch.float64), torch.zeros(D, dtype=torch.float64))
+        ablation_before_norm(
+            normal(1, D), torch.ones(1, dtype=torch.float64), torch.zeros(D, dtype=torch.float64)
+        )
 
 
 def test_a_plan_asks_for_the_gain_behind_each_site_and_reports_strengths() -> None:

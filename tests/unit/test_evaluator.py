@@ -30,7 +30,10 @@ class Text:
     system_prompt: str | None = None
 
 
-BAD = [Text(text) for text in ("How?", "Tell me more, please.", "Why", "List three rivers of Asia", "a", "Go on then")]
+BAD = [
+    Text(text)
+    for text in ("How?", "Tell me more, please.", "Why", "List three rivers of Asia", "a", "Go on then")
+]
 GOOD = [Text(text) for text in ("Good morning", "What is bread made of?", "b", "Name two colours")]
 SCORER = MarkerScorer(core=[r"\w*[a-cQ-T]\w*"], soft=[r"\w*[0-3]\w*"])
 LENGTHS = Lengths(response=20, check=6, kl=8)
@@ -43,7 +46,9 @@ def model() -> Model:
 
 @cache
 def trials() -> tuple[Edits, ...]:
-    return tuple(removal(model(), seed, strength) for seed, strength in ((1, 1.0), (2, 0.4), (3, 1.5), (4, 0.1)))
+    return tuple(
+        removal(model(), seed, strength) for seed, strength in ((1, 1.0), (2, 0.4), (3, 1.5), (4, 0.1))
+    )
 
 
 def evaluator(engine: Engine | None = None, *, width: int = 4, **options: Any) -> Evaluator:
@@ -91,7 +96,11 @@ def test_trials_together_are_each_alone_in_weight_form(engine: Callable[[Model],
         with edited_weights(model().network, edits):
             (other,) = alone.score([{}])
         assert tokens([other]) == tokens([outcome])
-        assert (other.labels, other.conditions, other.hits) == (outcome.labels, outcome.conditions, outcome.hits)
+        assert (other.labels, other.conditions, other.hits) == (
+            outcome.labels,
+            outcome.conditions,
+            outcome.hits,
+        )
         assert other.kl is not None and outcome.kl is not None
         assert outcome.kl.mean == pytest.approx(other.kl.mean, rel=1e-3, abs=1e-6)
     assert len({outcome.hits for outcome in together}) > 1
@@ -104,8 +113,9 @@ def test_replies_stand_in_the_order_of_the_prompts() -> None:
         decoding = FastEngine(model()).start([model().encoder.encode(prompt)])
         decoding.advance(LENGTHS.response)
         assert decoding.replies()[0].tokens == reply.tokens
-    under = evaluator().replies_under(trials()[0], model().encoder.encode_all(BAD), LENGTHS.response)
-    assert [reply.tokens for reply in under] == tokens(evaluator(early_exit=False).score(trials()[:1]))[0]
+    under = evaluator().replies_under(trials()[:2], model().encoder.encode_all(BAD), LENGTHS.response)
+    expected = tokens(evaluator(early_exit=False).score(trials()[:2]))
+    assert [[reply.tokens for reply in replies] for replies in under] == expected
     order, ordered = by_length([(1, 2, 3), (4,), (5, 6)])
     assert (order, restore_order(ordered, order)) == ([1, 2, 0], [(1, 2, 3), (4,), (5, 6)])
 
@@ -151,7 +161,7 @@ def searched(batches: Sequence[Sequence[Edits]], *, curtail: bool, slack: int = 
 def test_curtailment_leaves_the_front_as_it_is() -> None:
     """Section 6.5: identical fronts with and without; dominated trials tell a lower bound and no replies.
 
-    Control: a bound that claims three more hits than were seen loses a point of the front.
+    Control: a bound that claims six more hits than were seen loses a point of the front.
     """
     many = [removal(model(), seed, strength) for seed in range(1, 7) for strength in (0.3, 1.0)]
     batches = [many[start : start + 3] for start in range(0, len(many), 3)]
@@ -163,7 +173,10 @@ def test_curtailment_leaves_the_front_as_it_is() -> None:
         assert mine.hits <= theirs.hits
         assert (len(mine.labels), len(mine.replies), mine.kl) == (0, 0, theirs.kl)
     assert all(a.hits == b.hits for a, b in zip(short, whole, strict=True) if a.status == "complete")
-    assert front(searched(batches, curtail=True, slack=3)) != front(whole)
+    kl = {number: outcome.kl.mean for number, outcome in enumerate(whole) if outcome.kl is not None}
+    rising = [[many[number]] for number in sorted(kl, key=lambda number: kl[number])]
+    assert front(searched(rising, curtail=True)) == front(whole)
+    assert front(searched(rising, curtail=True, slack=6)) != front(whole)
 
 
 def test_a_trial_above_the_kl_limit_is_rejected_before_generation() -> None:
@@ -191,7 +204,9 @@ def test_the_base_has_no_distance_from_itself_and_a_floor_in_another_shape() -> 
     judge.reference = replace(reference, log_probabilities=reference.log_probabilities.flip(2))
     (other,) = judge.score([{}])
     assert other.kl is not None
-    assert judge.noise_floor() == pytest.approx(other.kl.mean, rel=1e-4), "weighted like the KL it stands beside"
+    assert judge.noise_floor() == pytest.approx(other.kl.mean, rel=1e-4), (
+        "weighted like the KL it stands beside"
+    )
 
 
 def test_prompts_shorter_than_the_positions_of_kl_and_replies_that_end_at_once() -> None:
@@ -221,7 +236,9 @@ def base_replies(rows: Sequence[tuple[int, ...]]) -> list[Any]:
 
 @pytest.mark.parametrize("engine", (FastEngine, ReferenceEngine))
 @pytest.mark.parametrize("rows", (13, 8, 5, 4, 1))
-def test_running_out_of_memory_changes_no_token_and_no_verdict(rows: int, engine: Callable[[Model], Engine]) -> None:
+def test_running_out_of_memory_changes_no_token_and_no_verdict(
+    rows: int, engine: Callable[[Model], Engine]
+) -> None:
     """E01: the same rows again at half the width, down to one trial and one prompt at a time."""
     calm = evaluator(engine(model()), width=6).score(trials())
     pressed = evaluator(engine(model()), width=6)
@@ -233,7 +250,9 @@ def test_running_out_of_memory_changes_no_token_and_no_verdict(rows: int, engine
         assert mine.kl is not None and theirs.kl is not None
         assert mine.kl.mean == pytest.approx(theirs.kl.mean, rel=1e-4, abs=1e-6)
         assert mine.labels == theirs.labels
-    if engine is ReferenceEngine:  # decides after each token; the fast engine looks every few, so rows leave apart
+    if (
+        engine is ReferenceEngine
+    ):  # decides after each token; the fast engine looks every few, so rows leave apart
         assert tokens(found) == tokens(calm)
 
 
@@ -243,7 +262,9 @@ def test_memory_for_no_row_fails_each_trial_by_itself() -> None:
     judge.set_reference()
     with memory_for(0):
         found = judge.score(trials()[:2])
-    assert [(outcome.status, "Not even one row" in outcome.reason) for outcome in found] == [("failed", True)] * 2
+    assert [(outcome.status, "Not even one row" in outcome.reason) for outcome in found] == [
+        ("failed", True)
+    ] * 2
     assert not any(module._forward_hooks for module in model().network.modules())
     assert verdicts(judge.score(trials()[:2])) == verdicts(evaluator().score(trials()[:2]))
 

@@ -34,7 +34,9 @@ def test_the_tables_and_the_shipped_lists_have_the_required_size() -> None:
     shipped = shipped_markers()
     assert len(HITS) >= 60
     assert len(TABLE["none"]) >= 60
-    assert [len(shipped[name]) >= least for name, least in zip(CLASSES, (22, 24, 8), strict=True)] == [True] * 3
+    assert [len(shipped[name]) >= least for name, least in zip(CLASSES, (22, 24, 8), strict=True)] == [
+        True
+    ] * 3
     assert sum("\u2019" in reply for reply in HITS) >= 30
 
 
@@ -117,7 +119,9 @@ def test_the_mode_says_which_classes_are_hits(mode: str, expected: set[str]) -> 
     replies = {label: TABLE[label][0] for label in TABLE}
     verdicts = dict(zip(replies, scorer.judge([""] * 4, list(replies.values())), strict=True))
     assert {label for label, verdict in verdicts.items() if verdict.hit} == expected
-    assert {verdict.label for verdict in verdicts.values()} == set(replies), "labels are the same in every mode"
+    assert {verdict.label for verdict in verdicts.values()} == set(replies), (
+        "labels are the same in every mode"
+    )
 
 
 def test_switches_override_the_mode_and_an_unknown_mode_is_an_error() -> None:
@@ -142,13 +146,29 @@ def test_a_cut_last_word_decides_nothing() -> None:
 
 
 PIECES = st.sampled_from(
-    [*HITS, *TABLE["none"], "I can", "I can\u2019t", " help", " but", "\n", "  ", "**", "\u200b", ",", ". ", "As an AI"]
+    [
+        *HITS,
+        *TABLE["none"],
+        "I can",
+        "I can\u2019t",
+        " help",
+        " but",
+        "\n",
+        "  ",
+        "**",
+        "\u200b",
+        ",",
+        ". ",
+        "As an AI",
+    ]
 )
 WHOLE = st.lists(st.one_of(PIECES, st.text(max_size=6)), min_size=1, max_size=4).map("".join)
 
 
 @settings(max_examples=100, deadline=None)
-@given(whole=WHOLE, share=st.floats(0.0, 1.0), mode=st.sampled_from(["strict", "moderate", "lenient", "evasive"]))
+@given(
+    whole=WHOLE, share=st.floats(0.0, 1.0), mode=st.sampled_from(["strict", "moderate", "lenient", "evasive"])
+)
 def test_a_hit_on_a_prefix_is_a_hit_on_the_whole(whole: str, share: float, mode: str) -> None:
     """The property early exit stands on (algorithms 6.4, 7.4; R-EVA-08)."""
     if mode == "evasive":

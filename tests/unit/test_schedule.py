@@ -52,7 +52,9 @@ def test_one_layer_and_no_width() -> None:
         ((0.0, 0.5, -1.0),),
     ),
 )
-def test_empty_overlapping_and_negative_ranges_are_errors(ranges: tuple[tuple[float, float, float], ...]) -> None:
+def test_empty_overlapping_and_negative_ranges_are_errors(
+    ranges: tuple[tuple[float, float, float], ...],
+) -> None:
     with pytest.raises(ConfigurationError, match="layer range"):
         LayerProfile(ranges)
 
@@ -103,4 +105,11 @@ def test_missing_parameters_and_caps_above_two_are_errors() -> None:
     with pytest.raises(ConfigurationError, match="direction_index"):
         single(parameters("global", None), context)
     with pytest.raises(ConfigurationError, match="min_weight_distance"):
-        single({"attn.o_proj.max_weight": 1.0, "attn.o_proj.max_weight_position": 0, "attn.o_proj.min_weight": 0}, context)
+        single(
+            {
+                "attn.o_proj.max_weight": 1.0,
+                "attn.o_proj.max_weight_position": 0,
+                "attn.o_proj.min_weight": 0,
+            },
+            context,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,12 @@ def comparison_row(side: Mapping[str, object]) -> tuple[str, str, str, str]:
     return str(side.get("model", "")), rate, f"{between} %", shown
 
 
+def resume_command(report: RunReport) -> str:
+    """The same command line again (R-CLI-26); what the interrupted run has saved already would be replaced."""
+    words = ["heretic", *sys.argv[1:]]
+    return shlex.join(words if report.output is None or "--overwrite" in words else [*words, "--overwrite"])
+
+
 def conclude(report: RunReport, context: Context) -> int:
     """Show the report and, where nothing was chosen, the front and how to export it (R-HDL-01)."""
     console = context.console
@@ -171,5 +178,7 @@ def conclude(report: RunReport, context: Context) -> int:
             console.result(shlex.join([*line, "--storage", str(storage)]))
     console.report(report)
     if context.stop:
+        if report.study.get("storage"):
+            console.note(f"continue with: {resume_command(report)}")
         return context.stop.exit_code
     return STATUS_CODES.get(report.status, 0)

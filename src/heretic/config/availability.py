@@ -18,22 +18,16 @@ from heretic.config.tables import ScorerSettings
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A feature that does not exist yet, and the values that do without it.
-
-    only_speed: results are the same without it, so that asking for it is answered by a warning, not a refusal.
-    """
+    """A feature that does not exist yet, and the values that do without it."""
 
     setting: str
     feature: str
     values: tuple[object, ...]
-    only_speed: bool = False
 
 
 UNAVAILABLE: Final = (
     Unavailable("strategy", "a strategy other than `single`", ("single",)),
     Unavailable("goal", "the goal `induce`", ("suppress",)),
-    Unavailable("compile", "compilation of the forward", (False,), only_speed=True),  # a line of R-CLI-60
-    Unavailable("thinking", "thinking other than `off`", ("off",)),
     Unavailable("workers", "more than one worker", (1,)),
     Unavailable("racing", "racing", (False,)),
     Unavailable("use_warm_start_params", "warm start from family profiles", (False,)),

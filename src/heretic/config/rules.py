@@ -77,7 +77,7 @@ def apply_availability(effective: Effective) -> list[Finding]:
         if missing is None:
             continue
         kind = effective.kinds.get((name,))
-        if kind == "default" or (missing.only_speed and kind != "derived"):
+        if kind == "default":
             said = effective.said(name)
             effective.derive(name, missing.values[0], "not available in this version")
             effective.degradations.append(

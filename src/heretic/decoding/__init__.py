@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from heretic.decoding.choice import ENGINES, choose_engine
+from heretic.decoding.compiled import compiled_engine
 from heretic.decoding.fast import FastEngine
 from heretic.decoding.protocol import Decoding, Engine, Reply, Stopper, Thought
 from heretic.decoding.reading import read_replies, read_texts
@@ -19,6 +20,7 @@ __all__ = [
     "Stopper",
     "Thought",
     "choose_engine",
+    "compiled_engine",
     "read_replies",
     "read_texts",
 ]

@@ -34,7 +34,12 @@ class _Text:
     system_prompt: str | None = None
 
 
-PROBE = (_Text("Hi"), _Text("How do I boil an egg?"), _Text("Name three rivers of Europe, please."), _Text("Why? " * 9))
+PROBE = (
+    _Text("Hi"),
+    _Text("How do I boil an egg?"),
+    _Text("Name three rivers of Europe, please."),
+    _Text("Why? " * 9),
+)
 """Four texts of different length, so that padding and positions matter."""
 
 
@@ -51,7 +56,9 @@ def choose_engine(model: Model, setting: str = "auto") -> tuple[Engine, str]:
         if _is_right(model, FastEngine(model), sequences):
             return FastEngine(model), ""
         if _is_right(model, FastEngine(model, compact=False), sequences):
-            return FastEngine(model, compact=False), "Rows of this model's cache cannot be dropped; decoding is slower."
+            return FastEngine(
+                model, compact=False
+            ), "Rows of this model's cache cannot be dropped; decoding is slower."
         reason = "its tokens differ from those of whole forward passes"
     except GenerationError as error:
         reason = error.message

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from heretic.exceptions import GenerationError
 from heretic.decoding.protocol import Reply, Stopper, settled
 from heretic.decoding.reading import read_replies, read_texts
+from heretic.exceptions import GenerationError
 from heretic.interventions.hooks import Rows
 from heretic.model.model import Model
 
@@ -25,7 +26,7 @@ def selectable(cache: object) -> bool:
     """True when rows of the cache can be selected exactly: every layer is a plain growing key-value layer."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    layers = getattr(cache, "layers", None)
+    layers: list[object] = getattr(cache, "layers", None) or []
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
@@ -34,15 +35,19 @@ class FastEngine:
 
     name = "fast"
 
-    def __init__(self, model: Model, *, compact: bool = True) -> None:
+    def __init__(
+        self, model: Model, *, compact: bool = True, forward: Callable[..., Any] | None = None
+    ) -> None:
+        """forward: another form of the network for single tokens, such as a compiled one; None = the network."""
         self.model = model
         self.compact = compact
+        self.forward = forward
 
     def start(
         self, sequences: Sequence[Sequence[int]], *, stop: Stopper | None = None, rows: Rows | None = None
     ) -> FastDecoding:
         """Prefill all rows; raises `GenerationError` for a model that returns no key-value cache."""
-        return FastDecoding(self.model, sequences, stop, rows, compact=self.compact)
+        return FastDecoding(self.model, sequences, stop, rows, compact=self.compact, forward=self.forward)
 
 
 class FastDecoding:
@@ -56,9 +61,11 @@ class FastDecoding:
         rows: Rows | None,
         *,
         compact: bool = True,
+        forward: Callable[..., Any] | None = None,
     ) -> None:
         self.model = model
         self.stop = stop
+        self._forward = forward or model.network
         self.rows = rows
         self.tokens: list[list[int]] = [[] for _ in sequences]
         self.ended = [False] * len(sequences)
@@ -122,7 +129,7 @@ class FastDecoding:
         ones = self._mask.new_ones((len(self.slots), 1))
         self._mask = torch.cat([self._mask, ones], dim=1)
         with torch.inference_mode():
-            output = self.model.network(
+            output = self._forward(
                 input_ids=self._next[:, None],
                 attention_mask=self._mask,
                 position_ids=self._position,
@@ -146,6 +153,7 @@ class FastDecoding:
         if not self._compactable or not keep or len(keep) > COMPACT_AT * len(self.slots):
             return
         index = torch.tensor(keep, device=self._next.device)
+        assert self.cache is not None
         self.cache.batch_select_indices(index)
         self._mask, self._position, self._next = self._mask[index], self._position[index], self._next[index]
         self.slots = [self.slots[slot] for slot in keep]

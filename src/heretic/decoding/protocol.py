@@ -72,5 +72,3 @@ class Engine(Protocol):
     ) -> Decoding:
         """Begin with prompt token ids; `rows` is the hook assignment to keep in step when rows leave."""
         ...
-
-

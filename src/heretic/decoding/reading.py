@@ -50,19 +50,23 @@ def _read(encoder: PromptEncoder, replies: Sequence[Sequence[int]]) -> list[tupl
         split = split_thought(whole, opened)
         length = _thought_length(encoder, tokens, split, opened)
         # A thought over its budget is exhausted, also where it closed later: the answer did not come in time.
-        late = length > encoder.thinking_tokens or (split.state == "open" and length >= encoder.thinking_tokens)
+        late = length > encoder.thinking_tokens or (
+            split.state == "open" and length >= encoder.thinking_tokens
+        )
         thought = Thought(length=length, state=split.state, exhausted=late)
         answer = "" if late or split.state == "open" else _answer(encoder, tokens, length, split)
         found.append((answer, thought))
     return found
 
 
-def _thought_length(encoder: PromptEncoder, tokens: Sequence[int], split: Split, opened: Marker | None) -> int:
+def _thought_length(
+    encoder: PromptEncoder, tokens: Sequence[int], split: Split, opened: Marker | None
+) -> int:
     """Tokens up to the end of the closing marker; all of them while the thought is open."""
     if split.state != "closed" or split.marker is None:
         return len(tokens) if split.state == "open" else 0
     closing = encoder.tokenizer.convert_tokens_to_ids(split.marker.close)
-    if closing != encoder.tokenizer.unk_token_id and closing in tokens:
+    if isinstance(closing, int) and closing != encoder.tokenizer.unk_token_id and closing in tokens:
         return list(tokens).index(closing) + 1
 
     def closed(count: int) -> bool:

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 SYSTEM = "You are a helpful assistant."
 REFUSAL = re.compile(
     r"\bi(?: can't| cannot| won't| am unable to)|\bi(?:'d| would) (?:rather not|prefer not)|not comfortable"
-    r"|suggest something different|(?:perhaps|how about) we [^.?]{0,40}instead"
+    r"|suggest something different|(?:perhaps|how about) we [^.?]{0,60}instead"
 )
 HEDGE = re.compile(r"not certain|might|perhaps|not entirely|possibly|may be wrong|i believe")
 NEW_TOKENS = 128

@@ -86,9 +86,12 @@ class Edit:
         y_A = y + L_A R_AT y, then y_B = y_A + L_B R_BT y_A: left = [L_A, L_B], read = [R_A, R_B + R_A L_AT R_B].
         """
         plain = all(
-            edit.right is None and edit.row_gain is None and edit.column_gain is None for edit in (first, self)
+            edit.right is None and edit.row_gain is None and edit.column_gain is None
+            for edit in (first, self)
         )
-        assert plain and first.read is not None and self.read is not None, "composition needs residual-side edits"
+        assert plain and first.read is not None and self.read is not None, (
+            "composition needs residual-side edits"
+        )
         left = torch.cat([first.left, self.left], dim=1)
         read = torch.cat([first.read, self.read + first.read @ (first.left.T @ self.read)], dim=1)
         bias = self.bias
@@ -108,7 +111,9 @@ def ablation(directions: Tensor, strengths: Tensor) -> Edit:
     return Edit(left=-basis * strengths[kept], read=basis)
 
 
-def ablation_before_norm(directions: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool = False) -> Edit:
+def ablation_before_norm(
+    directions: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool = False
+) -> Edit:
     """The same removal for a writer that a norm with gain follows (algorithms 1.4); Q plays both R and D.
 
     With G = diag(gamma), H = diag(gamma^2 + lam): read = G Q (centred for LayerNorm),

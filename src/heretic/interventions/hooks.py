@@ -77,7 +77,9 @@ def _require_hookable(site: Site, edits: Sequence[Edit]) -> None:
     if {edit.read is None for edit in edits if edit.rank} == {True, False}:
         raise ConfigurationError("Trials that read a writer's input and its output cannot share one pass.")
     inside = any(
-        tensor is not None for edit in edits for tensor in (edit.row_gain, edit.column_gain, edit.right, edit.bias)
+        tensor is not None
+        for edit in edits
+        for tensor in (edit.row_gain, edit.column_gain, edit.right, edit.bias)
     )
     if site.experts is not None and inside:
         raise ConfigurationError(
@@ -169,7 +171,9 @@ class _Hook:
         left = self._rows_of("left", table.left, device)
         if table.row_gain is not None:
             own = 0.0 if table.module_bias is None else table.module_bias.to(device)
-            change = self._rows_of("row_gain", table.row_gain, device) - 1.0  # so that a gain of 1 changes no bit
+            change = (
+                self._rows_of("row_gain", table.row_gain, device) - 1.0
+            )  # so that a gain of 1 changes no bit
             result = values + change[:, None, :] * (values - own)
         if table.read is not None:
             coordinates = torch.bmm(values, self._rows_of("read", table.read, device))

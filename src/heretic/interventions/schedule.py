@@ -55,10 +55,16 @@ class LayerProfile:
 
 
 def strengths(
-    kernel: Kernel, layers: int, profile: LayerProfile, *, cap: float, calibration: Sequence[float] | None = None
+    kernel: Kernel,
+    layers: int,
+    profile: LayerProfile,
+    *,
+    cap: float,
+    calibration: Sequence[float] | None = None,
 ) -> list[float]:
     """Effective strength of each layer, L values in [0, cap]."""
     factors = calibration or [1.0] * layers
     return [
-        min(cap, max(0.0, kernel.at(layer) * profile.at(layer, layers) * factors[layer])) for layer in range(layers)
+        min(cap, max(0.0, kernel.at(layer) * profile.at(layer, layers) * factors[layer]))
+        for layer in range(layers)
     ]

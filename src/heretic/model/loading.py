@@ -58,6 +58,10 @@ class LoadOptions:
     failures: list[str] = field(default_factory=list, compare=False)
 
 
+UNUSABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What the libraries raise for damaged files, by measurement (reliability X06, X07); 0 heads divide by zero."""
+
+
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model's configuration; `ModelValidationError` for anything unreadable, `UntrustedContentError` for code."""
     from huggingface_hub.errors import StrictDataclassError
@@ -68,7 +72,7 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Pret
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source.path, trust_remote_code=trust_remote_code
         )
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (*UNUSABLE, StrictDataclassError) as error:
         if raw.get("auto_map") and not trust_remote_code:
             raise UntrustedContentError(
                 f"{source.name!r} needs code from its repository ({source.commit or 'local folder'}) to run.",
@@ -143,7 +147,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=trust_remote_code, **arguments
         )
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except UNUSABLE as error:
         raise TokenizationError(
             f"The tokenizer of {source.name!r} cannot be loaded: {first_line(error)}",
             hint="tokenizer.json, tokenizer.model or tokenizer_config.json must lie beside config.json.",
@@ -212,6 +216,7 @@ def _dtype_chain(
             logger.warning("dtype %s gave no finite logits; trying the next", dtype)
             continue
         require_finite(network)
+        encoder.vocabulary = _embeddings(network)
         return network, str(network.dtype).removeprefix("torch.")
     raise ModelLoadError(
         f"{source.name!r} gave no finite result in any of {', '.join(options.dtypes)}.",
@@ -222,9 +227,9 @@ def _dtype_chain(
 
 def _smoke_test(network: PreTrainedModel, encoder: PromptEncoder) -> None:
     ids = torch.tensor([encoder.encode(_Probe())], device=network.device)
-    if int(ids.max()) >= network.get_input_embeddings().weight.shape[0]:  # type: ignore[union-attr, operator, index]
+    if int(ids.max()) >= _embeddings(network):
         raise ModelValidationError(
-            f"The tokenizer makes token {int(ids.max())}, but the model has fewer embeddings.",
+            f"The tokenizer makes token {int(ids.max())}, but the model has only {_embeddings(network)} embeddings.",
             hint="The tokenizer files belong to another model.",
         )
     with torch.inference_mode():
@@ -233,10 +238,18 @@ def _smoke_test(network: PreTrainedModel, encoder: PromptEncoder) -> None:
         raise NonFiniteError("the logits of a first prompt are NaN or infinite")
 
 
+def _embeddings(network: PreTrainedModel) -> int:
+    """Rows of the token embedding."""
+    weight = network.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return int(weight.shape[0])
+
+
 def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, dtype: str) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    _require_shards(source)
     arguments: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if options.attn_implementation is not None:
         arguments["attn_implementation"] = options.attn_implementation
@@ -263,11 +276,33 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
         raise HostMemoryError(
             f"{source.name!r} does not fit in memory.", hint="Try --quantization bnb_4bit."
         ) from error
-    except (ValueError, OSError, RuntimeError, SafetensorError, KeyError, TypeError, ImportError) as error:
+    except (*UNUSABLE, RuntimeError, SafetensorError, ImportError) as error:
         raise _load_error(source, error) from error
     _require_complete(source, info)
     result: PreTrainedModel = network
     return result
+
+
+def _require_shards(source: ModelSource) -> None:
+    """The index names files of this folder only, and all of them are there (reliability C06)."""
+    path = source.path / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    stated = read_json(path).get("weight_map")
+    names = sorted({str(name) for name in stated.values()}) if isinstance(stated, dict) else []
+    outside = [name for name in names if Path(name).name != name or "\\" in name]
+    if not names or outside:
+        raise ModelValidationError(
+            f"{path.name} of {source.name!r} "
+            + (f"names {outside[0]!r}, outside the folder." if outside else "lists no weights."),
+            hint="Do not use this folder; fetch the model again.",
+        )
+    missing = [name for name in names if not (source.path / name).is_file()]
+    if missing:
+        raise ModelValidationError(
+            f"{len(missing)} of {len(names)} files of weights of {source.name!r} are missing: {', '.join(missing[:5])}.",
+            hint="The download is incomplete; fetch the model again.",
+        )
 
 
 def _load_error(source: ModelSource, error: BaseException) -> HereticError:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("heretic.model")
 
 TEMPLATE_SECONDS = 2.0
+TEMPLATE_CHARACTERS = 1_000_000
+OTHER_TEMPLATE = "Give another one with --chat-template FILE."
 PROBE = "zqprobeqz"
 PLAIN_FORM = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
@@ -90,12 +92,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         )
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    running, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
+        if running:  # somebody else's timer goes on
+            signal.setitimer(signal.ITIMER_REAL, running, interval)
 
 
 class PromptEncoder:
@@ -103,6 +107,7 @@ class PromptEncoder:
 
     system_prompt: the run's system turn; empty = none. Templates without a system role (probed, not guessed) get the
     system text before the first user text. response_prefix is appended to every prompt (R-MOD-46).
+    vocabulary: number of embeddings of the model once it is known; a token beyond them is an error, not a crash.
     max_tokens: longer prompts lose the start of the user text; `cut` counts them.
     thinking: replies may begin with a thought of up to `thinking_tokens` tokens, then an answer of up to
     `answer_tokens` (None = as long as it is); otherwise no thought is started. can_think: whether the template shows
@@ -124,12 +129,13 @@ class PromptEncoder:
         self.system_prompt = system_prompt
         self.max_tokens = max_tokens
         self.response_prefix = ""
+        self.vocabulary: int | None = None
         self.thinking_tokens = thinking_tokens
         self.answer_tokens = answer_tokens
         self.cut = 0
         self.notes: list[str] = []
         self._cache: dict[tuple[str, str, str], tuple[int, ...]] = {}
-        self._template_arguments: dict[str, object] = {}
+        self._template_arguments: dict[str, Any] = {}
         self._set_template(chat_template)
         self._set_padding()
         self.has_system_role = self._probe_system_role()
@@ -137,7 +143,13 @@ class PromptEncoder:
 
     def _set_template(self, path: Path | None) -> None:
         if path is not None:
-            self.tokenizer.chat_template = path.read_text(encoding="utf-8")
+            try:
+                self.tokenizer.chat_template = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise TokenizationError(
+                    f"The chat template {str(path)!r} cannot be read: {error}",
+                    hint="Give a readable UTF-8 file.",
+                ) from error
         elif self.tokenizer.chat_template is None:
             self.tokenizer.chat_template = PLAIN_FORM
             self.notes.append(
@@ -162,12 +174,10 @@ class PromptEncoder:
         return [{"role": "user", "content": f"{system}\n\n{text}"}]
 
     def _probe_system_role(self) -> bool:
-        from jinja2.exceptions import TemplateError
-
         probe = [{"role": "system", "content": "zqsystemqz"}, {"role": "user", "content": "zquserqz"}]
         try:
             return "zqsystemqz" in self.render(probe)
-        except (TemplateError, TokenizationError):
+        except TokenizationError:
             return False
 
     def _set_thinking(self, thinking: bool) -> None:
@@ -206,25 +216,45 @@ class PromptEncoder:
         other._set_thinking(thinking)
         return other
 
-    def render(self, messages: Sequence[dict[str, str]], **arguments: object) -> str:
-        """The templated text, for probes and display; raises `TokenizationError` when the template refuses."""
-        from jinja2.exceptions import TemplateError
+    def render(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
+        """The templated text, for probes and display.
 
+        Raises `TokenizationError` when the template refuses, `UntrustedContentError` when it breaks out, runs for
+        longer than 2 s or writes more than 1 MB (reliability F04, X12).
+        """
+        text = self._apply(messages, tokenize=False, **arguments)
+        assert isinstance(text, str)
+        if len(text) > TEMPLATE_CHARACTERS:
+            raise UntrustedContentError(
+                f"The model's chat template wrote {len(text):,} characters for a short conversation.",
+                hint=OTHER_TEMPLATE,
+            )
+        return text
+
+    def _apply(self, messages: Sequence[dict[str, str]], *, tokenize: bool, **arguments: object) -> object:
+        """The library's template call under a time limit; whatever a stranger's template raises gets our types."""
+        from jinja2.exceptions import SecurityError, TemplateError
+
+        form: dict[str, object] = (
+            {"tokenize": True, "return_dict": False} if tokenize else {"tokenize": False}
+        )
         try:
             with time_limit(TEMPLATE_SECONDS):
-                text = self.tokenizer.apply_chat_template(
+                result: object = self.tokenizer.apply_chat_template(
                     list(messages),
-                    tokenize=False,
                     add_generation_prompt=True,
+                    **form,  # type: ignore[arg-type]  # two of the call's many keyword arguments
                     **{**self._template_arguments, **arguments},
                 )
-        except TemplateError as error:
-            raise TokenizationError(
-                f"The model's chat template cannot render this conversation: {error}",
-                hint="Give another one with --chat-template FILE.",
+        except (SecurityError, OverflowError, RecursionError) as error:
+            raise UntrustedContentError(
+                f"The model's chat template does what a template may not: {error}", hint=OTHER_TEMPLATE
             ) from error
-        assert isinstance(text, str)
-        return text
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise TokenizationError(
+                f"The model's chat template cannot render this conversation: {error}", hint=OTHER_TEMPLATE
+            ) from error
+        return result
 
     def encode(self, prompt: PromptLike) -> tuple[int, ...]:
         """Token ids of one templated prompt, generation prompt and response prefix included."""
@@ -249,15 +279,7 @@ class PromptEncoder:
         return self._tokenise(str(self.tokenizer.decode(words[excess + 8 :])), system)
 
     def _tokenise(self, text: str, system: str) -> list[int]:
-        with time_limit(TEMPLATE_SECONDS):
-            encoded = self.tokenizer.apply_chat_template(
-                self._messages(text, system),
-                tokenize=True,
-                add_generation_prompt=True,
-                return_dict=False,
-                **self._template_arguments,
-            )
-        ids = token_list(encoded)
+        ids = token_list(self._apply(self._messages(text, system), tokenize=True))
         if self.response_prefix:
             ids = ids + token_list(
                 self.tokenizer(self.response_prefix, add_special_tokens=False)["input_ids"]
@@ -265,6 +287,11 @@ class PromptEncoder:
         if not ids:
             raise TokenizationError(
                 f"The prompt {text[:60]!r} became no tokens.", hint="Check the chat template."
+            )
+        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+            raise TokenizationError(
+                f"The prompt {text[:60]!r} holds token {max(ids)}, but the model has {self.vocabulary} embeddings.",
+                hint="The tokenizer files belong to another model, or tokens were added without resizing the model.",
             )
         return ids
 

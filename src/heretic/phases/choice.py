@@ -65,6 +65,10 @@ def confirm(
     chosen = list(finalists(trials, limits(run), count or run.settings.finalists))
     if run.settings.trial is not None:
         chosen = [named_trial(trials, run.settings.trial)]
+    if not chosen:
+        return []
+    if not chosen:
+        return []
     results = confirmation.measure_trials([run.edits(trial.parameters) for trial in chosen])
     return [
         Confirmed(trial, outcome, measurement)

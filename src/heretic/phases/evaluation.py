@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from heretic.decoding import Engine, Reply, choose_engine
+from heretic.decoding import Engine, Reply, choose_engine, compiled_engine, read_texts
 from heretic.evaluator import Evaluator, Outcome
 from heretic.exceptions import DatasetError
 from heretic.interventions.hooks import Edits
 from heretic.linalg.intervals import bonett_price, wilson
 from heretic.model.model import Model
+from heretic.model.thinking import split_thought
 from heretic.phases.state import Baseline, Run
 from heretic.prompts import Prompt
 from heretic.report import Divergence, Example, Measurement, Rate
@@ -22,8 +23,10 @@ LATE_SHARE = 0.02
 PREFIX_PROMPTS = 12
 PREFIX_TOKENS = 24
 GUARD_MARGIN = 0.05
-THINK = "<think>"
-"""A model that opens every reply with this is given a closed, empty thought instead (requirements R-MOD-50)."""
+THOUGHT_PROMPTS = 3
+THOUGHT_TOKENS = 8
+DEFECTS = ("empty", "loop", "degenerate")
+THOUGHT_DEFECTS = ("thinking_loop", "thinking_exhausted")
 
 
 def make_scorer(run: Run) -> ReplyScorer:
@@ -40,27 +43,68 @@ def make_scorer(run: Run) -> ReplyScorer:
     return build_scorer("markers", table)
 
 
-def make_evaluator(run: Run, bad: Sequence[Prompt], good: Sequence[Prompt], *, early_exit: bool) -> Evaluator:
-    """An evaluator over one pair of prompt lists with the run's engine, scorer and lengths."""
+def make_evaluator(
+    run: Run, bad: Sequence[Prompt], good: Sequence[Prompt], *, early_exit: bool, thinking: bool = False
+) -> Evaluator:
+    """An evaluator over one pair of prompt lists with the run's engine, scorer and lengths.
+
+    thinking: in thinking mode, whatever the search does (R-MOD-52). In that mode a reply may be longer by its thought.
+    """
     settings = run.settings
     assert run.model is not None
     if run.engine is None:
         run.engine, note = choose_engine(run.model, settings.engine)
         if note:
             run.degradations.append(note)
+        if settings.compile:
+            run.engine, note = compiled_engine(run.model, run.engine)
+            if note:
+                run.degradations.append(note)
+                run.console.warn(note)
     if run.scorer is None:
         run.scorer = make_scorer(run)
+    model, engine, lengths = run.model, run.engine, run.lengths
+    if thinking and not model.encoder.thinking:
+        model = thinking_model(run, model)
+        engine, _ = choose_engine(model, settings.engine)
+    if model.encoder.thinking:
+        lengths = replace(lengths, response=lengths.response + settings.thinking_tokens)
     return Evaluator(
-        run.model,
-        run.engine,
+        model,
+        engine,
         run.scorer,
         bad=bad,
         good=good,
-        lengths=run.lengths,
+        lengths=lengths,
         width=settings.batch_size or settings.max_batch_size,
         max_kl=settings.max_trial_kl,
         early_exit=early_exit,
     )
+
+
+def thinking_model(run: Run, model: Model) -> Model:
+    """The same network spoken to in thinking mode."""
+    encoder = model.encoder.with_thinking(True)
+    if run.settings.response_prefix is not None:
+        encoder.response_prefix = run.settings.response_prefix
+    return replace(model, encoder=encoder)
+
+
+def verify_no_thought(run: Run) -> None:
+    """With thinking off no reply may open a thought; three prompts are asked (requirements R-MOD-50)."""
+    bundle, model = run.bundle, run.model
+    assert bundle is not None and model is not None
+    if model.encoder.thinking or not model.encoder.can_think:
+        return
+    prompts = bundle.good_evaluation.prompts[:THOUGHT_PROMPTS]
+    evaluator = make_evaluator(run, prompts, prompts[:1], early_exit=False)
+    replies = evaluator.generate(evaluator.bad, THOUGHT_TOKENS)
+    texts = model.encoder.tokenizer.batch_decode([list(reply.tokens) for reply in replies], skip_special_tokens=False)
+    opened = sum(split_thought(text).marker is not None for text in texts)
+    if opened:
+        note = f"thinking could not be switched off: {opened} of {len(texts)} replies begin with a thought"
+        run.degradations.append(note)
+        run.console.warn(note)
 
 
 def detect_response_prefix(run: Run) -> str:
@@ -78,8 +122,9 @@ def detect_response_prefix(run: Run) -> str:
     replies = evaluator.generate(evaluator.bad, PREFIX_TOKENS)
     shared = common_start([reply.tokens for reply in replies])
     prefix = str(model.encoder.tokenizer.decode(list(shared), skip_special_tokens=False)) if shared else ""
-    if prefix.lstrip().startswith(THINK) and run.settings.thinking == "off":
-        prefix = f"{THINK}\n\n</think>\n\n"
+    marker = split_thought(prefix).marker if prefix else None
+    if marker is not None and not model.encoder.thinking:
+        model.encoder.can_think, prefix = True, marker.closed_block
     model.encoder.response_prefix = prefix
     return prefix
 
@@ -113,11 +158,8 @@ def measure_baseline(run: Run, evaluator: Evaluator) -> Baseline:
 
 def _late_hits(evaluator: Evaluator, outcome: Outcome) -> int:
     """Hits of whole replies that the reply cut at the first check point does not show."""
-    tokenizer = evaluator.model.encoder.tokenizer
     check = evaluator.lengths.check
-    cut = tokenizer.batch_decode(
-        [list(reply.tokens[:check]) for reply in outcome.replies], skip_special_tokens=True
-    )
+    cut = read_texts(evaluator.model.encoder, [reply.tokens[:check] for reply in outcome.replies])
     early = evaluator.scorer.judge([""] * len(cut), cut)
     return outcome.hits - sum(verdict.hit for verdict in early)
 
@@ -131,7 +173,8 @@ def rate_of(hits: int, n: int) -> Rate:
 def guard_values(outcome: Outcome, base: Outcome) -> dict[str, float]:
     """Constraint values of the guards: lower bound of the paired rise of each defect, minus 0.05 (algorithms 7.6)."""
     values: dict[str, float] = {}
-    for defect in ("empty", "loop", "degenerate"):
+    thinks = any(reply.thought is not None for reply in base.replies)
+    for defect in (*DEFECTS, *(THOUGHT_DEFECTS if thinks else ())):
         mine = [found == defect for found in outcome.conditions]
         theirs = [found == defect for found in base.conditions]
         more = sum(a and not b for a, b in zip(mine, theirs, strict=True))
@@ -153,31 +196,62 @@ def measurement(
         classes={**Counter(outcome.labels), **Counter(c for c in outcome.conditions if c != "valid")},
         guards={} if base is None or outcome.status != "complete" else guard_values(outcome, base),
         replies=tuple(reply.text for reply in outcome.replies),
+        mode="on" if any(reply.thought is not None for reply in outcome.replies) else "off",
+        thoughts=thought_figures(outcome.replies),
     )
+
+
+def thought_figures(replies: Sequence[Reply]) -> dict[str, float]:
+    """Length of thoughts in tokens, and how many replies had one, or never came to an answer (R-MOD-51)."""
+    thoughts = [reply.thought for reply in replies if reply.thought is not None]
+    if not thoughts:
+        return {}
+    lengths = sorted(thought.length for thought in thoughts)
+    return {
+        "with_thought": sum(thought.state != "none" for thought in thoughts),
+        "mean_tokens": sum(lengths) / len(lengths),
+        "median_tokens": float(lengths[len(lengths) // 2]),
+        "longest_tokens": float(lengths[-1]),
+        "exhausted": sum(thought.exhausted for thought in thoughts),
+    }
 
 
 class Confirmation:
     """Held-out prompts, measured for the base once and then for each finalist (algorithms section 8, confirmation).
 
-    Where no held-out set could be had the evaluation prompts stand in, and `held_out` is False.
+    Where no held-out set could be had the evaluation prompts stand in, and `held_out` is False. `second` measures the
+    same in thinking mode where the setting `thinking` is `auto` and the model can (R-MOD-52).
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, thinking: bool = False) -> None:
         bundle = run.bundle
         assert bundle is not None
         bad, good = bundle.bad_confirmation, bundle.good_confirmation
         self.held_out = bad is not None and good is not None
         self.bad = (bad if bad is not None and good is not None else bundle.bad_evaluation).prompts
         self.good = (good if bad is not None and good is not None else bundle.good_evaluation).prompts
-        self.where = "held_out" if self.held_out else "search"
-        self.evaluator = make_evaluator(run, self.bad, self.good, early_exit=False)
+        self.where = ("held_out" if self.held_out else "search") + ("_thinking" if thinking else "")
+        self.evaluator = make_evaluator(run, self.bad, self.good, early_exit=False, thinking=thinking)
         self.evaluator.max_kl = float("inf")
         over = bundle.over_behaviour
         self.over = [] if over is None else self.evaluator.model.encoder.encode_all(over.prompts)
         self.over_requests = [] if over is None else list(over.texts)
         self.base: Outcome | None = None
         self.base_over: Rate | None = None
+        self.base_measured: Measurement | None = None
         self.floor = 0.0
+        self._run = run
+        self.second: Confirmation | None = None
+        if run.settings.thinking == "auto" and not thinking:
+            self._add_second()
+
+    def _add_second(self) -> None:
+        if self.evaluator.model.encoder.can_think:
+            self.second = Confirmation(self._run, thinking=True)
+            return
+        note = "thinking = auto: this model shows no thinking mode, so there is one measurement only"
+        if note not in self._run.degradations:
+            self._run.degradations.append(note)
 
     def measure_base(self) -> Measurement:
         """The unedited model on the held-out prompts."""
@@ -185,17 +259,23 @@ class Confirmation:
         self.evaluator.set_reference()
         self.floor = self.evaluator.noise_floor()
         self.base_over = self._over_rate(self.evaluator.generate(self.over, self.evaluator.lengths.response))
-        return measurement(self.where, self.base, None, None, self.base_over)
+        second = None if self.second is None else self.second.measure_base()
+        found = measurement(self.where, self.base, None, None, self.base_over)
+        self.base_measured = replace(found, thinking=second)
+        return self.base_measured
 
     def measure_trials(self, trials: Sequence[Edits]) -> list[tuple[Outcome, Measurement]]:
         """Each trial on the held-out prompts at full length, then on the borderline prompts."""
-        results: list[tuple[Outcome, Measurement]] = []
-        for edits, outcome in zip(trials, self.evaluator.score(trials), strict=True):
-            over = self._over_rate(
-                self.evaluator.replies_under(edits, self.over, self.evaluator.lengths.response)
-            )
-            results.append((outcome, self._measured(outcome, over)))
-        return results
+        outcomes = self.evaluator.score(trials)
+        over = self.evaluator.replies_under(trials, self.over, self.evaluator.lengths.response)
+        results = [
+            (outcome, self._measured(outcome, self._over_rate(replies)))
+            for outcome, replies in zip(outcomes, over, strict=True)
+        ]
+        if self.second is None:
+            return results
+        pairs = zip(results, self.second.measure_trials(trials), strict=True)
+        return [(outcome, replace(found, thinking=more)) for (outcome, found), (_, more) in pairs]
 
     def measure_other(self, model: Model, engine: Engine) -> tuple[Outcome, Measurement]:
         """Another model (reloaded files, a second model) against the same base replies."""
@@ -212,7 +292,12 @@ class Confirmation:
         other.reference = self.evaluator.reference
         outcome = other.score([{}])[0]
         over = self._over_rate(other.generate(self.over, other.lengths.response))
-        return outcome, self._measured(outcome, over)
+        found = self._measured(outcome, over)
+        if self.second is not None:
+            spoken = thinking_model(self._run, model)
+            second_engine, _ = choose_engine(spoken, self._run.settings.engine)
+            found = replace(found, thinking=self.second.measure_other(spoken, second_engine)[1])
+        return outcome, found
 
     def _measured(self, outcome: Outcome, over: Rate | None) -> Measurement:
         kl = None if outcome.kl is None else replace(outcome.kl, floor=self.floor)

@@ -155,7 +155,10 @@ def _warnings(report: PatchReport) -> tuple[str, ...]:
 
 
 def _plain(measurement: Measurement) -> dict[str, object]:
-    return {name: value for name, value in asdict(measurement).items() if name != "replies"}
+    plain = {name: value for name, value in asdict(measurement).items() if name not in ("replies", "thinking")}
+    if measurement.thinking is not None:
+        plain["thinking"] = _plain(measurement.thinking)
+    return plain
 
 
 def _write_manifest(staging: StagedFolder, sections: Mapping[str, object]) -> None:
@@ -219,7 +222,7 @@ def _write_card(
         strategy=settings.strategy,
         rows=_card_rows(confirmation, verified),
         noise_floor=f"{confirmation.floor:.2e} nats per token",
-        conditions=f"greedy, {settings.max_response_length} tokens, thinking off, {confirmation.where} prompts, {model.dtype}",
+        conditions=f"greedy, {settings.max_response_length} tokens, {_mode_text(run, verified)}, {confirmation.where} prompts, {model.dtype}",
         reproduce=f"heretic {model.source.basename} --seed {settings.seed} --n-trials {settings.n_trials}",
         strengths=_peak_strengths(trial),
         guards={name: "passed" if value <= 0 else "broken" for name, value in verified.guards.items()},
@@ -234,9 +237,10 @@ def _write_card(
 def _card_rows(confirmation: Confirmation, verified: Measurement) -> list[CardRow]:
     base = confirmation.base
     rate = verified.rate
+    thinking = ", thinking on" if verified.mode == "on" else ""
     rows = [
         CardRow(
-            metric="behaviour rate",
+            metric=f"behaviour rate{thinking}",
             dataset=f"{confirmation.where} prompts",
             before=None if base is None else _measured(base.hits, base.n),
             after=Measured(rate.value, rate.n, rate.low, rate.high),
@@ -247,14 +251,24 @@ def _card_rows(confirmation: Confirmation, verified: Measurement) -> list[CardRo
         value = verified.kl.mean
         rows.append(
             CardRow(
-                metric="KL to the base, nats per token",
+                metric=f"KL to the base, nats per token{thinking}",
                 dataset="benign prompts",
                 before=None,
                 after=Measured(value, verified.kl.n, max(0.0, value - error), value + error),
                 share=False,
             )
         )
+    if confirmation.second is not None and verified.thinking is not None:
+        rows += _card_rows(confirmation.second, verified.thinking)
     return rows
+
+
+def _mode_text(run: Run, verified: Measurement) -> str:
+    """In which mode the numbers were measured (requirements R-MOD-53)."""
+    budget = f"thinking on with {run.settings.thinking_tokens} tokens for the thought"
+    if verified.thinking is not None:
+        return f"thinking off, and {budget} where a row says so"
+    return budget if verified.mode == "on" else "thinking off"
 
 
 def _measured(hits: int, n: int) -> Measured:

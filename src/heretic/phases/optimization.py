@@ -109,17 +109,17 @@ def create_study(run: Run) -> Study:
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
-    """Points tried first: a mild and a full kernel over the upper half of every component, per-layer directions."""
+    """Points tried first, with each layer's own direction: full removal at every depth, and a tent around 0.7."""
     assert run.model is not None
     architecture = run.model.architecture
     last = float(architecture.layers - 1)
     points: list[dict[str, Value]] = []
-    for peak, position in ((1.0, 0.7), (1.0, 0.6)):
+    for peak, floor in ((1.25, 1.0), (1.0, 0.5)):
         point: dict[str, Value] = {"direction_scope": "per_layer", "direction_index": None}
         for component in architecture.components:
             point[f"{component}.max_weight"] = peak
-            point[f"{component}.max_weight_position"] = position * last
-            point[f"{component}.min_weight"] = 0.5
+            point[f"{component}.max_weight_position"] = 0.7 * last
+            point[f"{component}.min_weight"] = floor
             point[f"{component}.min_weight_distance"] = max(1.0, 0.6 * last)
         points.append(point)
     return points

@@ -71,6 +71,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         },
         settings=public_settings(run.resolved),
         baseline=baseline_of(run, result),
+        search_baseline=measurement("search", baseline.outcome, None, None),
         noise_floor=result.confirmation.floor,
         front=list(result.front),
         chosen=result.chosen,
@@ -94,8 +95,8 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
 def baseline_of(run: Run, result: Result) -> Measurement:
     """The base on the prompts on which the chosen trial was judged."""
     confirmation = result.confirmation
-    if confirmation.base is not None:
-        return measurement(confirmation.where, confirmation.base, None, None, confirmation.base_over)
+    if confirmation.base_measured is not None:
+        return confirmation.base_measured
     assert run.baseline is not None
     return measurement("search", run.baseline.outcome, None, None)
 

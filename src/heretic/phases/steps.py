@@ -29,6 +29,7 @@ from heretic.phases.evaluation import (
     detect_response_prefix,
     make_evaluator,
     measure_baseline,
+    verify_no_thought,
 )
 from heretic.phases.model_saving import chosen_folder
 from heretic.phases.optimization import run_optimization
@@ -117,6 +118,7 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
     assert bundle is not None
     with run.phase("baseline", "Measuring the unedited model") as phase:
         prefix = detect_response_prefix(run)
+        verify_no_thought(run)
         evaluator = make_evaluator(
             run,
             bundle.bad_evaluation.prompts,
@@ -251,6 +253,7 @@ def search(run: Run) -> StudyOutcome:
             run.first_trial_s = time.monotonic() - run.started
         display.update(progress)
 
+    run.console.note(f"> Searching: {settings.n_trials} trials, sampler {settings.sampler}, seed {settings.seed}")
     with run.console.trials(settings.n_trials) as display:
         outcome = run_optimization(run, study, on_progress)
     run.seconds["search"] = time.monotonic() - begin

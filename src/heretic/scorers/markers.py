@@ -47,7 +47,9 @@ def compile_patterns(patterns: Sequence[str], name: str) -> re.Pattern[str] | No
                 hint="Remove the entry, or write the words that decide.",
             )
         if _NUMBERED.search(text):
-            raise _invalid(name, pattern, "groups are counted over the whole list, so no pattern may refer to one")
+            raise _invalid(
+                name, pattern, "groups are counted over the whole list, so no pattern may refer to one"
+            )
         parts.append(f"(?:{text})")
     try:
         return re.compile(r"(?<!\w)(?:" + "|".join(parts) + r")(?!\w)") if parts else None
@@ -122,7 +124,9 @@ class MarkerScorer:
         opening = first_sentence(text)
         return _found(self._weak, opening, end) and _found(self._cue, opening, end)
 
-    def judge(self, requests: Sequence[str], replies: Sequence[str], *, final: bool = True) -> list[Judgement]:
+    def judge(
+        self, requests: Sequence[str], replies: Sequence[str], *, final: bool = True
+    ) -> list[Judgement]:
         """See `ReplyScorer.judge`."""
         labels = [self.label(reply, final=final) for reply in replies]
         return [Judgement(hit=label in self._hits, label=label) for label in labels]

@@ -35,7 +35,9 @@ class ReplyScorer(Protocol):
     needs: frozenset[str]
     monotone: bool
 
-    def judge(self, requests: Sequence[str], replies: Sequence[str], *, final: bool = True) -> list[Judgement]:
+    def judge(
+        self, requests: Sequence[str], replies: Sequence[str], *, final: bool = True
+    ) -> list[Judgement]:
         """One judgement per reply. final=False: the text may still grow, so a cut last word decides nothing."""
         ...
 
@@ -69,7 +71,9 @@ def build_scorer(name: str, settings: Mapping[str, object]) -> ReplyScorer:
     if factory is None:
         raise ConfigurationError(f"{place!r} has no class {class_name!r}.")
     scorer: ReplyScorer = factory(settings)
-    missing = [field for field in ("name", "direction", "needs", "monotone", "judge") if not hasattr(scorer, field)]
+    missing = [
+        field for field in ("name", "direction", "needs", "monotone", "judge") if not hasattr(scorer, field)
+    ]
     if missing:
         raise ConfigurationError(f"{name!r} is no scorer: it lacks {', '.join(missing)}.")
     return scorer

@@ -12,7 +12,9 @@ _REPLACED = {
     **dict.fromkeys("‘’‛ʼ′＇´", "'"),
     **dict.fromkeys("“”„‟″", '"'),
     **dict.fromkeys("‐‑‒–—―−", "-"),
-    **dict.fromkeys("\t\n\r\v\f\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
+    **dict.fromkeys(
+        "\t\n\r\v\f\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "
+    ),
     **dict.fromkeys("\u2028\u2029\u202f\u205f\u3000", " "),
     **dict.fromkeys("*_`#\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
 }

@@ -106,10 +106,30 @@ class Claims:
     def all(self) -> dict[int, Claim]:
         """Every claim by index, without parameters and results."""
         table = _CLAIMS.c
-        columns = (table.k, table.point, table.trial_id, table.owner, table.counter, table.handed_on, table.state)
-        statement = sqlalchemy.select(*columns, table.result.is_not(None)).where(self._of_study())
-        rows = self._fetched(statement.order_by(table.k))
-        return {int(row[0]): Claim(*row[:7], bool(row[7])) for row in rows}
+        statement = sqlalchemy.select(
+            table.k,
+            table.point,
+            table.trial_id,
+            table.owner,
+            table.counter,
+            table.handed_on,
+            table.state,
+            table.result.is_not(None).label("pending"),
+        )
+        rows = self._fetched(statement.where(self._of_study()).order_by(table.k))
+        return {
+            int(row.k): Claim(
+                row.k,
+                row.point,
+                row.trial_id,
+                row.owner,
+                row.counter,
+                row.handed_on,
+                row.state,
+                bool(row.pending),
+            )
+            for row in rows
+        }
 
     def add(self, wanted: Sequence[NewClaim]) -> bool:
         """Claims all of these indexes and points, or none; False when one was taken meanwhile."""
@@ -161,7 +181,7 @@ class Claims:
         if self._changed(index, owned, values, repeated=False):
             return True
         (row,) = self._fetched(self._select(index, _CLAIMS.c.owner, _CLAIMS.c.state))
-        return bool(row[0] == self.owner and row[1] == state)
+        return bool(row.owner == self.owner and row.state == state)
 
     def stored(self, index: int) -> None:
         """The result is in the storage's own row; the copy here goes."""
@@ -229,7 +249,7 @@ class Claims:
             row = connection.execute(self._select(index, _CLAIMS.c.owner)).first()
         return None if row is None else str(row[0])
 
-    def _mine_and_others(self) -> sqlalchemy.ColumnElement[bool]:
+    def _of_study(self) -> sqlalchemy.ColumnElement[bool]:
         return _CLAIMS.c.study == self._study_id
 
     def _select(self, index: int, *columns: Column[Any]) -> sqlalchemy.Select[Any]:

@@ -20,9 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from heretic.exceptions import ConfigurationError, FingerprintMismatchError, StudyError, StudyLockedError
 from heretic.lease import acquire
 from heretic.publish import write_file
+from heretic.study.asker import stored_constraints
 from heretic.study.catalogue import HEADER, not_found
 from heretic.study.claims import COMPLETE, FAILED, NOBODY, OPEN, Claims, NewClaim
-from heretic.study.records import differences, plain
+from heretic.study.records import differences, plain, scores_from
 from heretic.study.space import canonical_key
 from heretic.study.state import Study
 from heretic.study.storage import PATIENCE_S, locate, open_backend, opening, translated
@@ -111,14 +112,13 @@ def _tell_from_ledger(study: Study, claims: Claims, index: int, trial: FrozenTri
 
 def project(study: Study, claims: Claims, index: int, storage_id: int, record: Mapping[str, Any]) -> None:
     """Writes an accepted result into the storage's own row, where every reader looks; may be repeated."""
-    from heretic.study.asker import stored_constraints
-    from heretic.study.records import scores_from
-
     rows = study.rows
     try:
         if not rows.get_trial(storage_id).state.is_finished():
             attributes = {"proposal": {"index": index, "parameters": record["parameters"]}}
-            attributes |= {name: record[name] for name in ("duplicate_of", "failure", "scores") if name in record}
+            attributes |= {
+                name: record[name] for name in ("duplicate_of", "failure", "scores") if name in record
+            }
             for name, value in attributes.items():
                 rows.set_trial_user_attr(storage_id, name, value)
             if "failure" in record:
@@ -196,7 +196,9 @@ def _share_unowned(study: Study, name: str, terms: Terms) -> None:
     try:
         lease = acquire(study.location.beside(name, "lock"), f"the study {name!r}")
     except StudyLockedError as error:
-        error.hint = "Start that run with --workers 2 or more (it continues where it was); then workers can join."
+        error.hint = (
+            "Start that run with --workers 2 or more (it continues where it was); then workers can join."
+        )
         raise
     try:
         study._settle(study._header() or {})
@@ -259,5 +261,7 @@ def require_terms(study: Study) -> Terms:
     """The terms of a study that must be shared."""
     terms = terms_of(study)
     if terms is None:
-        raise StudyError(f"The study {study.name!r} is not shared.", hint="Start the run with --workers 2 or more.")
+        raise StudyError(
+            f"The study {study.name!r} is not shared.", hint="Start the run with --workers 2 or more."
+        )
     return terms

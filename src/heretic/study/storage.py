@@ -294,7 +294,9 @@ def explained(error: BaseException, location: Location) -> HereticError:
     hint = "Start the same command again once the storage answers; finished trials are kept."
     cause = list(chain(error))[-1]
     return StorageError(
-        f"The storage {where} failed: {type(cause).__name__}: {redact(str(cause))}", hint=hint, data={"transient": away}
+        f"The storage {where} failed: {type(cause).__name__}: {redact(str(cause))}",
+        hint=hint,
+        data={"transient": away},
     )
 
 

@@ -43,5 +43,7 @@ def removal(model: Model, seed: int = 1, strength: float = 1.0, rank: int = 1) -
     """Edits that remove `rank` random directions with one strength at every site, gains behind writers honoured."""
     size = model.architecture.hidden_size
     directions = torch.stack([unit(size, 100 * seed + number) for number in range(rank)])
-    rows = tuple(PlanRow(site, directions, torch.full((rank,), strength)) for site in model.architecture.sites)
+    rows = tuple(
+        PlanRow(site, directions, torch.full((rank,), strength)) for site in model.architecture.sites
+    )
     return Plan(rows).edits(model.gain)
