@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class AdaptiveBatch:
-    """Splits items into batches of at most `width`; widths shrink on memory errors and grow back after 8 clean calls."""
+    """Splits items into batches of at most `width`, which shrinks on memory errors and grows after 8 clean calls."""
 
     def __init__(self, operation: str, width: int) -> None:
         self.operation = operation
@@ -62,7 +62,7 @@ class AdaptiveBatch:
         if rows <= 1:
             raise BatchSizeError(
                 f"Not even one row fits in memory for {self.operation}.",
-                hint="Use --quantization bnb_4bit, shorter prompts (--max-prompt-tokens) or a machine with more memory.",
+                hint="Use --quantization bnb_4bit, shorter prompts (--max-prompt-tokens) or a larger machine.",
             ) from error
         self._failed_at = rows
         self._clean = 0

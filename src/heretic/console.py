@@ -107,6 +107,7 @@ class Console(Questions):
         super().__init__(
             stream=self._stderr, interactive=interactive, assume_yes=assume_yes, color=color is not False
         )
+        self.started = time.monotonic()
         self.json = json
         self.quiet = quiet
         self.verbose = verbose

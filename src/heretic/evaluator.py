@@ -246,7 +246,7 @@ class Evaluator:
 
 
 class _Generation:
-    """Replies of several trials to the bad prompts, batch after batch, with rows leaving as their verdict is decided."""
+    """Replies of several trials to the bad prompts, batch after batch; rows leave once their verdict is decided."""
 
     def __init__(
         self,

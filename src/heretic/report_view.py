@@ -122,6 +122,7 @@ def _what(report: RunReport) -> Mapping[str, str]:
         "model": report.model,
         "behaviour": f"{report.behaviour} ({report.goal})",
         "strategy": report.strategy,
+        "thinking": "off and on" if report.baseline.thinking is not None else report.baseline.mode,
     }
     for key, label in (("name", "study"), ("trials", "trials"), ("n_trials", "trials")):
         if key in report.study:
@@ -159,7 +160,8 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
         first = "" if measurement.kl is None else f"{measurement.kl.first_token:.4f}"
         cells = [
             name,
-            WHERE.get(measurement.where, measurement.where) + (", thinking" if measurement.mode == "on" else ""),
+            WHERE.get(measurement.where, measurement.where)
+            + (", thinking" if measurement.mode == "on" else ""),
             rate_text(measurement.rate),
             interval_text(measurement.rate),
             divergence,
@@ -173,6 +175,12 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
     )
     if any(measurement.kl is not None and measurement.kl.unstable for _, measurement in rows):
         yield _line("* one prompt supplies over half of this mean")
+    for name, measurement in rows:
+        if measurement.thoughts:
+            yield _line(
+                f"thoughts of {name}: {measurement.thoughts['mean_tokens']:.0f} tokens on average, "
+                f"{measurement.thoughts['exhausted']:.0f} without an end"
+            )
     if report.separable:
         yield _line(f"winner against runner-up: {report.separable}")
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from heretic.config import Resolved, settings_from_run_file
 from heretic.console import Console
@@ -25,6 +25,9 @@ from heretic.phases.optimization import create_study, search_space
 from heretic.phases.state import Run
 from heretic.report import Measurement, TrialReport, flat_measurement
 from heretic.stop import StopFlag
+
+if TYPE_CHECKING:
+    import httpx2
 
 logger = logging.getLogger("heretic.reproduction")
 
@@ -110,17 +113,17 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _fetched(address: str) -> bytes:
+def _fetched(address: str, transport: httpx2.BaseTransport | None = None) -> bytes:
     """The bytes behind an https address; no login is sent, and a redirect may not leave https."""
     import httpx2
 
     received = bytearray()
     try:
         with (
-            httpx2.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
+            httpx2.Client(follow_redirects=True, timeout=TIMEOUT_S, transport=transport) as client,
             client.stream("GET", address) as response,
         ):
-            if response.url.scheme != "https":
+            if any(step.url.scheme != "https" for step in (*response.history, response)):
                 raise UntrustedContentError(
                     f"{address} leads away from https.", hint="Fetch the file yourself."
                 )

@@ -21,7 +21,7 @@ from heretic.model.model import Model
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResidualStats:
-    """Statistics of one class of prompts. mean: [L, d] float64. samples: [n, L, d] float32 (row order = prompt order)."""
+    """Statistics of one class of prompts. mean: [L, d] float64. samples: [n, L, d] float32, in prompt order."""
 
     count: int
     mean: Tensor

@@ -52,6 +52,8 @@ MEASURING = (
     "kl_divergence_tokens",
     "refusal_detection_mode",
     "dtypes",
+    "thinking",
+    "thinking_tokens",
 )
 """Settings that decide what a saved model's figures mean; nothing else is taken from a file of a stranger."""
 
@@ -249,8 +251,12 @@ def _measured_again(
 def settings_from_manifest(stored: Mapping[str, object], base: ModelSource, folder: Path) -> Resolved:
     """The settings of a saved run that decide its figures, as if given on the command line, offline."""
     tokens = ["--model", base.name, "--offline", "--auto-select-path", str(folder)]
-    for name, entry in stored.items():
-        value = entry.get("value") if isinstance(entry, Mapping) else entry
+    values = {
+        name: entry.get("value") if isinstance(entry, Mapping) else entry for name, entry in stored.items()
+    }
+    if values.get("thinking") in (None, "off"):
+        values.pop("thinking_tokens", None)  # nothing would read it, which is an error on a command line
+    for name, value in values.items():
         if name == "behaviour" and value not in built_in_behaviours():
             continue
         if name.split(".")[0] in MEASURING and value is not None:

@@ -116,8 +116,8 @@ def test_the_fast_engine_writes_the_tokens_of_the_reference_engine(name: str) ->
     assignment = [trial for trial in range(3) for _ in texts]
     rows = texts * 3
 
-    def leave(numbers: Sequence[int], replies: Sequence[str]) -> list[bool]:
-        return [number % 2 == 1 for number in numbers]
+    def leave(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        return [row % 2 == 1 for row in rows]
 
     reference = decoded(model, ReferenceEngine(model), trials, assignment, rows)
     assert decoded(model, FastEngine(model), trials, assignment, rows) == reference
@@ -220,3 +220,31 @@ def test_an_exception_inside_leaves_no_hook_and_no_changed_bit() -> None:
     assert torch.equal(logits(model, texts), clean)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
     assert all(torch.equal(before[path], value) for path, value in model.network.named_parameters())
+
+
+@pytest.mark.parametrize("name", ("olmo2", "gpt2", "lfm2"))
+def test_end_tokens_and_suppressed_tokens_are_honoured_alike(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Algorithms 6.4: replies end at any end token, which is no part of them; the model's own suppression holds."""
+    model, texts = model_of(name), prompts()
+    free = decoded(model, FastEngine(model), [], [0] * 4, texts)
+    common = max(
+        {token for reply in free for token in reply}, key=lambda token: sum(token in r for r in free)
+    )
+    configured = model.network.generation_config
+    assert configured is not None
+    monkeypatch.setattr(configured, "eos_token_id", [2, common])
+    replies = []
+    for engine in (FastEngine(model), ReferenceEngine(model)):
+        decoding = engine.start(texts)
+        decoding.advance(LIMIT)
+        replies.append(decoding.replies())
+    assert replies[0] == replies[1]
+    assert [reply.ended for reply in replies[0]] == [common in tokens for tokens in free]
+    assert all(common not in reply.tokens for reply in replies[0])
+    monkeypatch.setattr(configured, "eos_token_id", 2)
+    monkeypatch.setattr(configured, "suppress_tokens", [common])
+    suppressed = decoded(model, FastEngine(model), [], [0] * 4, texts)
+    assert suppressed == decoded(model, ReferenceEngine(model), [], [0] * 4, texts)
+    assert all(common not in tokens for tokens in suppressed) and suppressed != free

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import pytest
 from cyclopts import App, CycloptsError
 
+import benchmarks.run
 from heretic.cli.application import build_application
 from heretic.cli.effects import TAKES_SETTINGS
 from heretic.cli.flags import SWITCHES, VALUES, split_flags
@@ -167,6 +168,15 @@ def test_each_flag_between_back_quotes_exists() -> None:
         if word.startswith("--") and word.split("=")[0].split(".")[0] not in {*known, "--cache-weights"}
     }
     assert not unknown
+
+
+def test_each_benchmark_line_is_understood() -> None:
+    """R-DOC-04."""
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("python -m benchmarks.run")]
+    assert lines
+    for line in lines:
+        benchmarks.run.parser().parse_args(shlex.split(line, comments=True)[3:])
 
 
 def test_each_make_target_exists() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from heretic.demo import model_path
 
 SMALL = (
@@ -30,6 +32,9 @@ SMALL = (
     "--offline",
 )
 """Flags of a run that takes seconds."""
+
+TRIALS = 20
+"""Trials of the undisturbed run that the tests share."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "heretic.cli", *words]
 
 
-def heretic(*words: str, cwd: Path, stdin: str | None = None, extra: Mapping[str, str] | None = None) -> Ended:
+def heretic(
+    *words: str, cwd: Path, stdin: str | None = None, extra: Mapping[str, str] | None = None
+) -> Ended:
     """Run to the end."""
     ended = subprocess.run(
         command(*words),
@@ -80,11 +87,22 @@ def run_flags(folder: Path, trials: int, *more: str, model: Path | None = None) 
         *SMALL,
         f"--storage=sqlite:///{folder / 'study.db'}",
         f"--n-trials={trials}",
-        "--n-startup-trials=8",
+        f"--n-startup-trials={min(8, trials)}",
         "--auto-select",
         f"--auto-select-path={folder / 'out'}",
         *more,
     ]
+
+
+def here(*words: str, capture: pytest.CaptureFixture[str]) -> Ended:
+    """The same in this process: where the libraries are loaded already and no process is what is tested."""
+    from heretic.cli import main
+
+    capture.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    out, err = capture.readouterr()
+    return Ended(int(str(ended.value.code)), out, err)
 
 
 def assert_clean_failure(ended: Ended, code: int, words: Sequence[str]) -> None:

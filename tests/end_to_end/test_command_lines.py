@@ -105,13 +105,17 @@ def test_a_user_looks_at_a_study_exports_evaluates_verifies_and_deletes_it(world
     exported = world.heretic(*shlex.split(printed[0])[1:], "--out", "out", *more)
     assert exported.code == 0, exported.err
     assert "0 of" not in exported.err and (world.folder / "out" / "SHA256SUMS").is_file()
-    automatic = world.heretic("export", "heretic_study", "--model", "model", *storage, "--out", "best", "--json", *more)
+    automatic = world.heretic(
+        "export", "heretic_study", "--model", "model", *storage, "--out", "best", "--json", *more
+    )
     assert automatic.code == 0, automatic.err
     assert Path(str(automatic.document["output"])).name == "best"
 
     verified = world.heretic("verify", "out", "--base", "model", "--json")
     assert verified.code == 0 and verified.document["passed"], verified.err
-    compared = world.heretic("evaluate", "out", "--against", "model", *more, "--max-response-length=8", "--offline")
+    compared = world.heretic(
+        "evaluate", "out", "--against", "model", *more, "--max-response-length=8", "--offline"
+    )
     assert compared.code == 0, compared.err
     assert "KL noise floor" in compared.out
 
@@ -163,7 +167,9 @@ def test_looking_commands_read_and_change_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a model with spaces", "Modell-Größe", "模型", "model'quote"], ids=["spaces", "umlaut", "cjk", "quote"]
+    "name",
+    ["a model with spaces", "Modell-Größe", "模型", "model'quote"],
+    ids=["spaces", "umlaut", "cjk", "quote"],
 )
 def test_odd_folder_names_work_from_load_to_export(name: str, world: World) -> None:
     """R-GEN-10: non-ASCII paths and names with spaces."""

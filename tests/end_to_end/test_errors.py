@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from .mistakes import CATALOGUE, Mistake
+from .mistakes import MODEL, Mistake
+from .mistakes_data import DATA, PLACES
+from .mistakes_settings import SETTINGS
 from .world import World, joined
 
 
@@ -14,7 +16,9 @@ def refuse_to_load(*arguments: object) -> None:
     raise AssertionError("weights were read before the mistake was noticed")
 
 
-@pytest.mark.parametrize("mistake", CATALOGUE, ids=lambda mistake: mistake.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "mistake", (*MODEL, *SETTINGS, *DATA, *PLACES), ids=lambda mistake: mistake.name.replace(" ", "_")
+)
 def test_mistake_is_told_early_with_its_remedy(
     mistake: Mistake, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,12 @@ def test_default_study_with_other_settings_gets_a_name_of_its_own(world: World) 
     assert world.heretic(*base_run()).code == 0
     other = world.heretic(*base_run("--kl-divergence-tokens=3", "--auto-select-path=second"))
     assert other.code == 0 and "kl_divergence_tokens" in joined([other.err])
-    names = [row["study"] for row in world.heretic("study", "list", "--storage=sqlite:///study.db", "--json").document["studies"]]
+    names = [
+        row["study"]
+        for row in world.heretic("study", "list", "--storage=sqlite:///study.db", "--json").document[
+            "studies"
+        ]
+    ]
     assert len(names) == 2 and names[0] == "heretic_study" and names[1].startswith("heretic_study-")
 
 
@@ -120,7 +125,11 @@ def test_a_tensor_that_is_not_used_is_named(world: World) -> None:
 @pytest.mark.parametrize("select", [["--auto-select"], ["--trial=0"], []], ids=["rule", "trial", "none"])
 def test_destroyed_model_is_never_a_success(select: list[str], world: World) -> None:
     """REL-R10, R-SEL-02: limits nothing can meet give exit 3, and with fallback none nothing is saved."""
-    flags = [flag for flag in base_run("--select-max-kl=0.0000001", "--select-fallback=none") if flag != "--auto-select"]
+    flags = [
+        flag
+        for flag in base_run("--select-max-kl=0.0000001", "--select-fallback=none")
+        if flag != "--auto-select"
+    ]
     told = world.heretic(*flags, *select)
     assert told.code == (3 if select == ["--auto-select"] else 0), told.err
     assert bool(world.leftovers()) == (select == ["--trial=0"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from heretic.demo import model_path
 
@@ -16,10 +17,11 @@ from .support import Ended, assert_clean_failure, heretic, run_flags
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One small run with an output folder."""
+    """One small run with an output folder, started with --compile."""
     folder = tmp_path_factory.mktemp("run")
-    ended = heretic(*run_flags(folder, 8), cwd=folder)
+    ended = heretic(*run_flags(folder, 8), "--compile", "--json", cwd=folder)
     assert ended.code in (0, 3), ended.err
+    (folder / "document.json").write_text(ended.out, encoding="utf-8")
     yield folder
 
 
@@ -27,6 +29,14 @@ def reproduce(file: Path, out: Path) -> Ended:
     return heretic(
         "reproduce", str(file), "--model", str(model_path()), "--out", str(out), "--json", cwd=file.parent
     )
+
+
+def test_a_run_with_compile_works_where_nothing_can_be_compiled(finished: Path) -> None:
+    """R-CLI-60, R-PRF-10: it switches itself off and says so."""
+    document = json.loads((finished / "document.json").read_text(encoding="utf-8"))
+    off = [line for line in document["degradations"] if line.startswith("compile is off")]
+    assert len(off) == (0 if torch.cuda.is_available() else 1)
+    assert document["chosen"]["thinking_mode"] == "off"  # R-MOD-53
 
 
 def test_a_run_is_rebuilt_bit_for_bit(finished: Path, tmp_path: Path) -> None:

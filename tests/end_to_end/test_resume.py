@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from .support import command, environment, heretic, run_flags
 
 from heretic.study.catalogue import load_finished
 
-TRIALS = 16
+from .support import TRIALS, Ended, command, environment, heretic, run_flags
 
 
 def trials_of(folder: Path) -> list[tuple[int, dict[str, object], tuple[float, float]]]:
@@ -23,12 +21,9 @@ def trials_of(folder: Path) -> list[tuple[int, dict[str, object], tuple[float, f
 
 
 @pytest.mark.timeout(280)
-def test_killed_twice_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
+def test_killed_twice_and_resumed_equals_undisturbed(finished: tuple[Path, Ended], tmp_path: Path) -> None:
     """kill -9 after some trials, twice; same trials, same scores, same choice."""
-    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
-    calm.mkdir()
-    stormy.mkdir()
-    reference = heretic(*run_flags(calm, TRIALS), "--json", cwd=calm)
+    (calm, reference), stormy = finished, tmp_path
     assert reference.code == 0, reference.err
     for wanted in (3, 9):
         kill_when(stormy, wanted)
@@ -68,26 +63,4 @@ def kill_when(folder: Path, trials: int) -> None:
 
 def finished_trials(folder: Path) -> int:
     """Lines of the ledger so far, without touching the database of the running process."""
-    return sum(
-        1
-        for path in folder.glob("study.db*ledger*")
-        for line in path.read_text(errors="replace").splitlines()
-        if _is_entry(line)
-    )
-
-
-def _is_entry(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
-
-
-def test_another_seed_is_another_study(tmp_path: Path) -> None:
-    """A05: an explicit name with other settings is refused with the difference; the file stays."""
-    flags = run_flags(tmp_path, 4, "--study-name=mine")
-    assert heretic(*flags, cwd=tmp_path).code == 0
-    other = heretic(*flags, "--kl-divergence-tokens=4", "--overwrite", "--yes", cwd=tmp_path)
-    assert other.code == 2
-    assert "kl_divergence_tokens" in other.err
-    assert "--resume fresh" in other.err
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("study.db*ledger*"))

@@ -15,7 +15,7 @@ from heretic.study.catalogue import load_finished
 
 from .support import command, environment, heretic, run_flags
 
-TRIALS = 400
+MANY = 400
 """Far more than are measured before the signal."""
 
 
@@ -32,7 +32,7 @@ def recorded(folder: Path) -> int:
 def interrupted(folder: Path, signals: Sequence[int], pause: float = 0.0) -> tuple[int, str, str]:
     """Start a headless run, send the signals once some trials are durable, and wait for its end."""
     process = subprocess.Popen(
-        command(*run_flags(folder, TRIALS)),
+        command(*run_flags(folder, MANY)),
         cwd=folder,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ def test_first_ctrl_c_keeps_trials_and_selects_and_the_same_command_goes_on(tmp_
     resume = err.partition("continue with: heretic ")[2].splitlines()[0]
     assert resume.endswith("--overwrite") and "--n-trials=400" in resume
     kept = finished(tmp_path)
-    assert 4 <= kept < TRIALS
+    assert 4 <= kept < MANY
     assert (tmp_path / "out" / "SHA256SUMS").is_file() and not list(tmp_path.glob("*.partial"))
     more = heretic(*run_flags(tmp_path, kept + 4, "--overwrite", "--yes"), "--json", cwd=tmp_path)
     assert more.code == 0, more.err
@@ -73,7 +73,9 @@ def test_first_ctrl_c_keeps_trials_and_selects_and_the_same_command_goes_on(tmp_
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("signals", "expected"), [([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143)], ids=["twice", "term"]
+    ("signals", "expected"),
+    [([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143)],
+    ids=["twice", "term"],
 )
 def test_leaving_at_once_saves_nothing_and_loses_no_finished_trial(
     signals: list[int], expected: int, tmp_path: Path

@@ -29,7 +29,10 @@ def json_list(folder: Path, texts: Sequence[str]) -> str:
 
 def json_lines(folder: Path, texts: Sequence[str]) -> str:
     """Chats: the first user turn counts."""
-    rows = [{"question": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}]} for text in texts]
+    rows = [
+        {"question": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}]}
+        for text in texts
+    ]
     (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return "p.jsonl"
 
@@ -67,7 +70,9 @@ def test_source_with_a_slice_reaches_the_trials(write: Writer, world: World) -> 
     name = write(world.folder, texts)
     column = [] if write is lines else ["--bad-prompts.column=question"]
     told = world.heretic(
-        *base_run(f"--bad-prompts.dataset={name}", "--bad-prompts.split=train[10:50%]+train[30:32]", "--n-trials=2"),
+        *base_run(
+            f"--bad-prompts.dataset={name}", "--bad-prompts.split=train[10:50%]+train[30:32]", "--n-trials=2"
+        ),
         *column,
         "--json",
     )
@@ -93,7 +98,9 @@ REFERENCE: dict[str, str] = {}
 def test_real_world_text_files_are_read(encoded: bytes, world: World) -> None:
     """R-DAT: UTF-8 with anything in it."""
     world.write("p.txt", b"\n".join(encoded.replace(b"{}", str(row).encode()) for row in range(12)))
-    told = world.heretic(*base_run("--bad-prompts.dataset=p.txt", "--bad-prompts.split=train", "--n-trials=2", "--json"))
+    told = world.heretic(
+        *base_run("--bad-prompts.dataset=p.txt", "--bad-prompts.split=train", "--n-trials=2", "--json")
+    )
     assert told.code == 0, told.err
     assert told.document["data"]["bad"]["rows"] == 12
 

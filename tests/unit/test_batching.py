@@ -11,7 +11,7 @@ import torch
 from heretic.batching import AdaptiveBatch, is_out_of_memory
 from heretic.exceptions import BatchSizeError
 
-CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8"
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: 8 bytes"
 
 
 def limited(limit: int, error: BaseException) -> Callable[[Sequence[int]], list[int]]:

@@ -159,6 +159,26 @@ def test_a_swallowed_error_would_be_seen() -> None:
     assert list(wide_nets(ast.parse("with contextlib.suppress(OSError, Exception):\n    pass"))) == [1]
 
 
+def unpickling(tree: ast.AST) -> Iterator[str]:
+    """Calls that run whatever a file says: `torch.load`, `pickle.load`, `Unpickler`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            called = f"{node.value.id}.{node.attr}"
+            if called in {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"}:
+                yield called
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_file_is_unpickled(path: Path) -> None:
+    """REL-22: the gate of REL-F02 is the only place that may, and names itself here when it does."""
+    assert not list(unpickling(ast.parse(text_of(path))))
+
+
+def test_unpickling_would_be_seen() -> None:
+    """Control of the test above."""
+    assert list(unpickling(ast.parse("import torch\ntorch.load(path)"))) == ["torch.load"]
+
+
 def test_linalg_knows_only_torch() -> None:
     """Whatever is not the standard library, torch or the notation of shapes is refused, also what nobody thought of."""
     known = {*sys.stdlib_module_names, "torch", "jaxtyping"}

@@ -46,7 +46,7 @@ class Network(nn.Module):
         super().__init__()
         self.writer: nn.Module = nn.Linear(M, D, dtype=torch.float64) if axis == 0 else Conv1D()
         if axis == 0:
-            self.writer.bias.data = 5.0 * normal(D)  # type: ignore[union-attr]  # a Linear
+            self.writer.bias.data = 5.0 * normal(D)
 
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self.writer(inputs)
@@ -91,7 +91,7 @@ def both_forms(edit: Edit, axis: Literal[0, 1]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         with applied(network, [{site: edit}], every_row(0, 2, torch.device("cpu"))):
             activation = network(inputs)
-        weight, bias = network.writer.weight.data, network.writer.bias.data  # type: ignore[union-attr, operator]
+        weight, bias = network.get_parameter("writer.weight"), network.get_parameter("writer.bias")
         matrix = edited_matrix(weight, edit, site)
         written = inputs @ (matrix.T if axis == 0 else matrix) + edited_bias(bias, edit)
     return activation, written

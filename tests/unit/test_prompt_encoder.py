@@ -35,7 +35,7 @@ def encoder(template: str | None = None, *, system: str = "Be kind.", **options:
 
 
 def text_of(coder: PromptEncoder, prompt: Text) -> str:
-    return str(coder.tokenizer.decode(coder.encode(prompt)))
+    return str(coder.tokenizer.decode(list(coder.encode(prompt))))
 
 
 @pytest.mark.parametrize("start", ("none", "template", "tokenizer", "both"))
@@ -141,7 +141,8 @@ def test_a_template_that_cannot_be_used_is_a_typed_error(template: str) -> None:
 def test_a_template_that_refuses_one_prompt_only() -> None:
     """The same errors when a prompt is encoded, not only at the probes."""
     coder = encoder(
-        "{% for m in messages %}{% if 'odd' in m.content %}{{ raise_exception('odd') }}{% endif %}{{ m.content }}{% endfor %}"
+        "{% for m in messages %}{% if 'odd' in m.content %}{{ raise_exception('odd') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
     )
     assert coder.encode(Text("even"))
     with pytest.raises(TokenizationError, match="odd"):

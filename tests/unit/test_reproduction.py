@@ -7,16 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from heretic.cli.application import run_command_line
 from heretic.constants import SCHEMA_VERSION
-from heretic.exceptions import ConfigurationError, HereticError, UntrustedContentError
+from heretic.exceptions import ConfigurationError, HereticError, NetworkError, UntrustedContentError
 from heretic.report import Divergence, Measurement, Rate
 from heretic.reproduction import (
     SIZE_LIMIT,
     Comparison,
     _compare_files,
+    _fetched,
     _stored_trial,
     parse_run_file,
     read_run_file,
@@ -58,6 +60,30 @@ def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> N
 def test_only_https_addresses_are_fetched(address: str) -> None:
     with pytest.raises(UntrustedContentError, match="no https address"):
         read_run_file(address)
+
+
+def answering(request: httpx2.Request) -> httpx2.Response:
+    """The web: a run file, one behind a redirect, one that leaves https, one without end."""
+    path = request.url.path
+    if path == "/moved":
+        return httpx2.Response(302, headers={"location": "https://example.org/run"})
+    if path == "/leaves":
+        return httpx2.Response(302, headers={"location": "http://example.org/run"})
+    if path == "/endless":
+        return httpx2.Response(200, content=(b" " * 1_000_000 for _ in range(10**6)))
+    return httpx2.Response(200, content=written(seed=1)) if path == "/run" else httpx2.Response(404)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("leaves", UntrustedContentError), ("endless", UntrustedContentError), ("none", NetworkError)],
+)
+def test_a_fetched_run_file_is_bounded_and_stays_on_https(path: str, kind: type[HereticError]) -> None:
+    transport = httpx2.MockTransport(answering)
+    for good in ("run", "moved"):
+        assert parse_run_file(_fetched(f"https://example.org/{good}", transport))["seed"] == 1  # control
+    with pytest.raises(kind):
+        _fetched(f"https://example.org/{path}", transport)
 
 
 def test_a_hostile_run_file_ends_the_command_before_anything_is_loaded(

@@ -93,7 +93,7 @@ def test_a_value_that_is_not_finite_is_named() -> None:
     model, rows = loaded_pico("llama"), [*prompts(3), (200, 90, 91)]
     captured(model, rows)
     with torch.no_grad():
-        model.network.get_input_embeddings().weight[200] = float("nan")
+        model.network.get_parameter("model.embed_tokens.weight")[200] = float("nan")
     with pytest.raises(NonFiniteError, match=r"prompt 3 .* layer 0 .*float32"):
         captured(model, rows)
 

@@ -101,14 +101,19 @@ def delete(name: str, *, storage: Storage = None, context: Injected) -> int:
 
 
 def unlock(name: str, *, storage: Storage = None, context: Injected) -> int:
-    """Say whether a study is in use; the lock of a dead process frees itself, and its open trials are taken
-    up again.
+    """Give back the open trials of workers that are gone, or say who owns the study.
+
+    The lock of a dead process frees itself. Workers of other machines are watched for one lease at most.
     """
+    from heretic.cli.unlocking import return_leases
     from heretic.lease import held
     from heretic.study.storage import locate
 
     location = _storage(storage, context)
     study = find_study(location, name)
+    shared = return_leases(location, name, context)
+    if shared is not None:
+        return shared
     place = locate(location)
     if place.file is not None:
         with held(place.beside(name, "lock"), f"the study {name!r}"):

@@ -28,7 +28,6 @@ class Unavailable:
 UNAVAILABLE: Final = (
     Unavailable("strategy", "a strategy other than `single`", ("single",)),
     Unavailable("goal", "the goal `induce`", ("suppress",)),
-    Unavailable("workers", "more than one worker", (1,)),
     Unavailable("racing", "racing", (False,)),
     Unavailable("use_warm_start_params", "warm start from family profiles", (False,)),
     Unavailable(

@@ -100,6 +100,8 @@ def contradictions(settings: Settings, effective: Effective) -> list[Finding]:
             f"{effective.said('trust_remote_code')} needs --model-revision with the 40 hexadecimal digits of "
             f"a commit; now {effective.said('model_revision')}"
         )
+    if isinstance(settings.workers, int) and settings.workers > 1 and not settings.storage:
+        lines.append(f"{effective.said('workers')} needs a storage; now {effective.said('storage')}")
     return [Finding("value", line) for line in lines]
 
 

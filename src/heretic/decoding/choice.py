@@ -44,7 +44,7 @@ PROBE = (
 
 
 def choose_engine(model: Model, setting: str = "auto") -> tuple[Engine, str]:
-    """The engine for a setting (`auto`, `fast`, `reference`) and, where `auto` had to give way, a sentence that says why.
+    """The engine for a setting (`auto`, `fast`, `reference`) and, where `auto` had to give way, why in a sentence.
 
     `auto` is the fast engine if its tokens are those of whole forward passes without a cache, also after a row has
     left; without compaction if only that fails; else the reference engine.

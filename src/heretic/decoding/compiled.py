@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--compile`: the decode step through torch.compile, kept only where it proves right and faster (requirements R-PRF-10).
+"""`--compile`: the decode step through torch.compile, kept where it proves right and faster (requirements R-PRF-10).
 
 Every batch of trials brings hooks of its own, and a compiled graph has to be made again for hooks it does not know.
 So the proof decodes under changing edits, as the search does, and a compiled step that does not pay is given up.

@@ -101,7 +101,8 @@ class FastDecoding:
         """Take the argmax of each slot as the next token of its row."""
         scores = logits[:, -1, :]
         if self._suppressed:
-            scores[:, self._suppressed] = -torch.inf
+            banned = torch.tensor(self._suppressed, device=scores.device)
+            scores = scores.index_fill(1, banned, -torch.inf)  # a new tensor: logits are inference tensors
         self._next = scores.argmax(dim=-1)
         for slot, token in enumerate(self._next.tolist()):
             row = self.slots[slot]

@@ -30,7 +30,7 @@ class ReferenceEngine:
 
 
 class ReferenceDecoding:
-    """Each `advance` decodes the remaining rows from their prompts again: twice the work, but nothing to keep in step."""
+    """Each `advance` decodes the remaining rows from their prompts again: twice the work, nothing to keep in step."""
 
     def __init__(
         self, model: Model, sequences: Sequence[Sequence[int]], stop: Stopper | None, rows: Rows | None
@@ -76,7 +76,7 @@ class ReferenceDecoding:
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
-                stopping_criteria=StoppingCriteriaList([decided]),  # type: ignore[list-item]
+                stopping_criteria=StoppingCriteriaList([decided]),
             )
         assert isinstance(output, Tensor)
         return output

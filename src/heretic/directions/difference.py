@@ -58,7 +58,8 @@ def difference_of_means(
 
 def _project(gap: Tensor, control_mean: Tensor) -> Tensor:
     unit = control_mean / control_mean.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return gap - unit * (unit * gap).sum(dim=1, keepdim=True)
+    kept: Tensor = gap - unit * (unit * gap).sum(dim=1, keepdim=True)
+    return kept
 
 
 def _nearest_usable(usable: Tensor) -> Tensor:

@@ -43,5 +43,7 @@ class Plan:
                 edits[row.site] = ablation(row.directions, row.strengths)
             else:
                 layer_norm = row.site.gain is not None and row.site.gain.kind == "layer"
-                edits[row.site] = ablation_before_norm(row.directions, row.strengths, gamma, layer_norm=layer_norm)
+                edits[row.site] = ablation_before_norm(
+                    row.directions, row.strengths, gamma, layer_norm=layer_norm
+                )
         return edits

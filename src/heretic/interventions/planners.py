@@ -32,7 +32,7 @@ class PlanContext:
     def __post_init__(self) -> None:
         if not 0.0 < self.cap <= STRENGTH_LIMIT:
             raise ConfigurationError(
-                f"max_strength is {self.cap:g}; above {STRENGTH_LIMIT:g} a removed component returns larger than before.",
+                f"max_strength is {self.cap:g}; above {STRENGTH_LIMIT:g} a removed part returns larger than before.",
                 hint=f"Use a value above 0 and up to {STRENGTH_LIMIT:g}.",
             )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strength over depth: a tent per component, times the layer-range profile, times a calibration, capped (algorithms 5.1)."""
+"""Strength over depth: a tent per component, times the layer profile and a calibration, capped (algorithms 5.1)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LayerProfile:
         for start, end, multiplier in self.ranges:
             if not (previous <= start < end <= 1.0) or multiplier < 0:
                 raise ConfigurationError(
-                    f"The layer range {start:g}-{end:g} with multiplier {multiplier:g} is empty, overlaps or is negative.",
+                    f"The layer range {start:g}-{end:g} times {multiplier:g} is empty, overlaps or is negative.",
                     hint="Ranges run from 0 to 1 in order, without overlap.",
                 )
             previous = end

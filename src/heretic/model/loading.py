@@ -259,7 +259,7 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
         arguments["device_map"] = options.device_map
         arguments["max_memory"] = options.max_memory
     try:
-        network, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
             config=config,
             output_loading_info=True,
@@ -278,9 +278,9 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
         ) from error
     except (*UNUSABLE, RuntimeError, SafetensorError, ImportError) as error:
         raise _load_error(source, error) from error
-    _require_complete(source, info)
-    result: PreTrainedModel = network
-    return result
+    network: PreTrainedModel = loaded[0]
+    _require_complete(source, loaded[1])
+    return network
 
 
 def _require_shards(source: ModelSource) -> None:
@@ -300,7 +300,8 @@ def _require_shards(source: ModelSource) -> None:
     missing = [name for name in names if not (source.path / name).is_file()]
     if missing:
         raise ModelValidationError(
-            f"{len(missing)} of {len(names)} files of weights of {source.name!r} are missing: {', '.join(missing[:5])}.",
+            f"{len(missing)} of {len(names)} files of weights of {source.name!r} are missing: "
+            f"{', '.join(missing[:5])}.",
             hint="The download is incomplete; fetch the model again.",
         )
 
@@ -350,8 +351,8 @@ def _require_complete(source: ModelSource, info: Mapping[str, Any]) -> None:
     if missing or mismatched:
         found = missing + mismatched
         raise ModelLoadError(
-            f"{len(found)} of the tensors that config.json asks for are missing or of another shape: {', '.join(found[:5])}"
-            f"{' ...' if len(found) > 5 else ''}.",
+            f"{len(found)} of the tensors that config.json asks for are missing or of another shape: "
+            f"{', '.join(found[:5])}{' ...' if len(found) > 5 else ''}.",
             details=tuple(f"unexpected in the files: {key}" for key in unexpected[:5]),
             hint="The weights and config.json do not belong together; fetch the model again.",
         )

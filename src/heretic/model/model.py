@@ -54,7 +54,7 @@ class Model:
         """gamma [d] float32 of the norm that follows a writer; None where there is none (algorithms 1.4)."""
         if site.gain is None:
             return None
-        weight = self.network.get_submodule(site.gain.path).weight.detach().float()  # type: ignore[operator, union-attr]
+        weight = self.network.get_submodule(site.gain.path).weight.detach().float()  # type: ignore[operator]
         return 1.0 + weight if site.gain.form == "one_plus_weight" else weight
 
     def parameter(self, path: str) -> Tensor:
@@ -66,7 +66,7 @@ class Model:
         return [self.network.get_submodule(path) for path in self.architecture.blocks]
 
     def logits(self, batch: Batch, keep: int) -> Tensor:
-        """Raw logits [rows, keep, V] float32 of the last `keep` positions, head computed in float32 (algorithms 7.1)."""
+        """Raw logits [rows, keep, V] float32 of the last `keep` positions, head in float32 (algorithms 7.1)."""
         with torch.inference_mode(), float32_head(self.network):
             output = self.network(
                 input_ids=batch.ids,
@@ -110,7 +110,7 @@ def float32_head(network: PreTrainedModel) -> Iterator[None]:
         result = torch.cat(parts, dim=-1)
         return result if bias is None else result + bias.float()
 
-    head.forward = forward  # type: ignore[method-assign]  # restored below; an instance attribute shadows the class
+    head.forward = forward  # restored below; an instance attribute shadows the class
     try:
         yield
     finally:

@@ -102,7 +102,7 @@ def _fetch(name: str, revision: str | None, offline: bool) -> ModelSource:
 
 
 def hub_error(error: BaseException, name: str, *, offline: bool = False) -> HereticError:
-    """The typed error for whatever the Hub library raised about repository `name`; `offline`: only the cache was asked."""
+    """The typed error for what the Hub library raised about repository `name`; `offline`: only the cache was asked."""
     from huggingface_hub import errors as hub
 
     page = f"https://huggingface.co/{name}"

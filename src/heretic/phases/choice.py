@@ -119,7 +119,9 @@ def trial_reports(
             TrialReport(
                 trial=trial.index,
                 parameters=dict(trial.parameters),
-                search=search_measurement(trial),
+                search=replace(
+                    search_measurement(trial), mode="on" if run.settings.thinking == "on" else "off"
+                ),
                 held_out=None if entry is None else entry.measurement,
                 flags=[] if entry is None else entry.flags(scale, over),
                 strengths=strengths_of(trial),

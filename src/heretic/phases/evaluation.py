@@ -99,7 +99,9 @@ def verify_no_thought(run: Run) -> None:
     prompts = bundle.good_evaluation.prompts[:THOUGHT_PROMPTS]
     evaluator = make_evaluator(run, prompts, prompts[:1], early_exit=False)
     replies = evaluator.generate(evaluator.bad, THOUGHT_TOKENS)
-    texts = model.encoder.tokenizer.batch_decode([list(reply.tokens) for reply in replies], skip_special_tokens=False)
+    texts = model.encoder.tokenizer.batch_decode(
+        [list(reply.tokens) for reply in replies], skip_special_tokens=False
+    )
     opened = sum(split_thought(text).marker is not None for text in texts)
     if opened:
         note = f"thinking could not be switched off: {opened} of {len(texts)} replies begin with a thought"
@@ -249,7 +251,9 @@ class Confirmation:
         if self.evaluator.model.encoder.can_think:
             self.second = Confirmation(self._run, thinking=True)
             return
-        note = "thinking = auto: this model shows no thinking mode, so there is one measurement only"
+        self._degrade("thinking = auto: this model shows no thinking mode, so there is one measurement only")
+
+    def _degrade(self, note: str) -> None:
         if note not in self._run.degradations:
             self._run.degradations.append(note)
 
@@ -261,6 +265,8 @@ class Confirmation:
         self.base_over = self._over_rate(self.evaluator.generate(self.over, self.evaluator.lengths.response))
         second = None if self.second is None else self.second.measure_base()
         found = measurement(self.where, self.base, None, None, self.base_over)
+        if found.mode == "on" and not found.thoughts["with_thought"]:
+            self._degrade("thinking is on, but no reply of the base model held a thought")
         self.base_measured = replace(found, thinking=second)
         return self.base_measured
 

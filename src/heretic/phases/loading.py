@@ -23,6 +23,7 @@ from heretic.interventions.probe import probe
 from heretic.model.loading import LoadOptions, load_config, load_model, require_tokenizer
 from heretic.model.model import Model
 from heretic.model.source import ModelSource, locate
+from heretic.phases.workers import own_device
 from heretic.publish import refuse_taken_target
 
 BYTES_SHARE = {"none": 1.0, "bnb_8bit": 0.55, "bnb_4bit": 0.35}
@@ -34,7 +35,7 @@ def load_options(settings: Settings) -> LoadOptions:
     return LoadOptions(
         dtypes=tuple(settings.dtypes),
         quantization=settings.quantization,
-        device_map=settings.device_map,
+        device_map=own_device(settings),
         max_memory=settings.max_memory,  # type: ignore[arg-type]  # numbers and texts both pass through
         attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,

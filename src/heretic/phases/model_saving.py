@@ -88,7 +88,9 @@ def save_model_local(
         report = patch_model(files, staging.path, edits, targets)
         reloaded = reload(run, staging.path)
         checks = compare(model, reloaded, edits, confirmation)
-        outcome, verified = confirmation.measure_other(reloaded, choose_engine(reloaded, run.settings.engine)[0])
+        outcome, verified = confirmation.measure_other(
+            reloaded, choose_engine(reloaded, run.settings.engine)[0]
+        )
         del reloaded
         save_edits(staging.path, edits, targets)
         _write_card(run, trial, confirmation, verified, staging, files)
@@ -155,7 +157,9 @@ def _warnings(report: PatchReport) -> tuple[str, ...]:
 
 
 def _plain(measurement: Measurement) -> dict[str, object]:
-    plain = {name: value for name, value in asdict(measurement).items() if name not in ("replies", "thinking")}
+    plain = {
+        name: value for name, value in asdict(measurement).items() if name not in ("replies", "thinking")
+    }
     if measurement.thinking is not None:
         plain["thinking"] = _plain(measurement.thinking)
     return plain
@@ -222,7 +226,10 @@ def _write_card(
         strategy=settings.strategy,
         rows=_card_rows(confirmation, verified),
         noise_floor=f"{confirmation.floor:.2e} nats per token",
-        conditions=f"greedy, {settings.max_response_length} tokens, {_mode_text(run, verified)}, {confirmation.where} prompts, {model.dtype}",
+        conditions=(
+            f"greedy, {settings.max_response_length} tokens, {_mode_text(run, verified)}, "
+            f"{confirmation.where} prompts, {model.dtype}"
+        ),
         reproduce=f"heretic {model.source.basename} --seed {settings.seed} --n-trials {settings.n_trials}",
         strengths=_peak_strengths(trial),
         guards={name: "passed" if value <= 0 else "broken" for name, value in verified.guards.items()},

@@ -13,8 +13,10 @@ from heretic.export.digest import weight_digest
 from heretic.linalg.intervals import wilson
 from heretic.phases.evaluation import guard_values
 from heretic.phases.state import Run
+from heretic.phases.workers import LocalWorkers, shared_threads, worker_count
 from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome, run_study
+from heretic.study.sharing import Terms, share, terms_of
 from heretic.study.space import default_space
 from heretic.study.state import Study, open_study
 from heretic.study.types import (
@@ -27,6 +29,7 @@ from heretic.study.types import (
     TrialFailure,
     Value,
 )
+from heretic.study.workers import search_shared
 
 
 def fingerprint(run: Run) -> dict[str, Json]:
@@ -99,27 +102,43 @@ def overrides(space: SearchSpace, components: Sequence[str], layers: int) -> dic
 def create_study(run: Run) -> Study:
     """Open or resume the study that fits the run's fingerprint (requirements R-SEA-21, R-SEA-22)."""
     settings = run.settings
-    return open_study(
+    study = open_study(
         settings.storage,
         settings.study_name,
         fingerprint=fingerprint(run),
         resume=settings.resume,
         default_name="study_name" not in run.resolved.explicit,
     )
+    if study.location.url is not None and study.location.file is None and terms_of(study) is None:
+        # No kernel lock reaches a server, so there is no single owner that could search alone.
+        share(study, _terms(run, settings.n_trials))
+    return study
+
+
+def _terms(run: Run, n_trials: int) -> Terms:
+    return Terms(n_trials, run.settings.lease_seconds, run.settings.max_trial_retries)
+
+
+ANCHORS = (("global", 0.8, 1.0), ("per_layer", None, 1.5), ("global", 0.65, 1.5), ("per_layer", None, 1.0))
+"""(scope, relative index, peak): flat removal over depth, from gentle to strong (docs/log.md, anchors)."""
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
-    """Points tried first, with each layer's own direction: full removal at every depth, and a tent around 0.7."""
+    """Points tried first: every component at one strength over the whole depth. Known good in kind for every model, they
+    stand before the start-up design; priors of model families join them when they exist."""
     assert run.model is not None
     architecture = run.model.architecture
     last = float(architecture.layers - 1)
     points: list[dict[str, Value]] = []
-    for peak, floor in ((1.25, 1.0), (1.0, 0.5)):
-        point: dict[str, Value] = {"direction_scope": "per_layer", "direction_index": None}
+    for scope, index, peak in ANCHORS:
+        point: dict[str, Value] = {
+            "direction_scope": scope,
+            "direction_index": None if index is None else index * last,
+        }
         for component in architecture.components:
             point[f"{component}.max_weight"] = peak
             point[f"{component}.max_weight_position"] = 0.7 * last
-            point[f"{component}.min_weight"] = floor
+            point[f"{component}.min_weight"] = 1.0
             point[f"{component}.min_weight_distance"] = max(1.0, 0.6 * last)
         points.append(point)
     return points
@@ -129,22 +148,55 @@ def run_optimization(
     run: Run, study: Study, on_progress: Callable[[Progress], None] | None = None, n_trials: int | None = None
 ) -> StudyOutcome:
     """Search until `n_trials` are complete, the budget is spent, the user stops, or too many trials fail."""
-    settings = run.settings
+    settings, total = run.settings, n_trials or run.settings.n_trials
+    workers = worker_count(settings)
+    if workers > 1 or terms_of(study) is not None:
+        share(study, _terms(run, total))
+        with shared_threads(workers), LocalWorkers(run, study, workers) as others:
+            outcome = search_together(run, study, on_progress=on_progress, stop=others.stopped)
+            others.complete = outcome.reason == "finished"
+        return outcome
     deadline = None if settings.time_budget is None else run.started + settings.time_budget
     return run_study(
         study,
         trial_evaluation(run),
         space=search_space(run),
         seed=settings.seed,
-        n_trials=n_trials or settings.n_trials,
+        n_trials=total,
         batch_size=settings.trials_per_batch or trials_per_batch(run),
         sampler=settings.sampler,
         n_startup_trials=settings.n_startup_trials,
-        warm_start=enqueue_warm_start_trials(run) if settings.use_warm_start_params else (),
+        warm_start=enqueue_warm_start_trials(run),
         deadline=deadline,
         stop=lambda: bool(run.stop),
         on_progress=on_progress,
         max_trial_retries=settings.max_trial_retries,
+    )
+
+
+def search_together(
+    run: Run,
+    study: Study,
+    *,
+    stop: Callable[[], bool],
+    on_progress: Callable[[Progress], None] | None = None,
+    on_told: Callable[[int, Scores | TrialFailure], None] | None = None,
+) -> StudyOutcome:
+    """This process's part in the search of a shared study (requirements R-SEA-15)."""
+    settings = run.settings
+    return search_shared(
+        study,
+        trial_evaluation(run),
+        space=search_space(run),
+        seed=settings.seed,
+        batch_size=settings.trials_per_batch or trials_per_batch(run),
+        sampler=settings.sampler,
+        n_startup_trials=settings.n_startup_trials,
+        warm_start=enqueue_warm_start_trials(run),
+        deadline=None if settings.time_budget is None else run.started + settings.time_budget,
+        stop=stop,
+        on_progress=on_progress,
+        on_told=on_told,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from heretic.config import public_settings
+from heretic.config.settings import redact as hide_secret
 from heretic.phases.choice import Confirmed, separability, trial_reports
 from heretic.phases.environment import versions
 from heretic.phases.evaluation import Confirmation, examples, measurement
@@ -64,7 +65,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         strategy=run.settings.strategy,
         study={
             "name": None if study is None else study.name,
-            "storage": run.settings.storage,
+            "storage": hide_secret("storage", run.settings.storage),
             "trials": len(result.outcome.finished),
             "failed": len(result.outcome.failed),
             "ended": result.outcome.reason,

@@ -47,7 +47,7 @@ class Run:
     resolved: Resolved
     console: Console
     stop: StopFlag
-    started: float = field(default_factory=time.monotonic)
+    started: float = 0.0
     bundle: DatasetBundle | None = None
     model: Model | None = None
     engine: Engine | None = None
@@ -61,6 +61,9 @@ class Run:
     degradations: list[str] = field(default_factory=list)
     trials_here: int = 0
     first_trial_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started = self.started or self.console.started
 
     @property
     def settings(self) -> Settings:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from typing import Final
 
 import safetensors.torch
 
@@ -34,14 +35,16 @@ from heretic.phases.evaluation import (
 from heretic.phases.model_saving import chosen_folder
 from heretic.phases.optimization import run_optimization
 from heretic.phases.state import Baseline, Run
-from heretic.publish import write_file
 from heretic.report_view import rate_text
 from heretic.study.catalogue import check_ready
 from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome
+from heretic.study.sharing import keep_file, kept_file
 from heretic.study.types import Progress
 
 logger = logging.getLogger("heretic.phases")
+
+DIRECTIONS_FILE: Final = "directions.safetensors"
 
 
 def announce(run: Run) -> None:
@@ -145,7 +148,7 @@ def extract(run: Run) -> DirectionExtractionResult:
     """The direction bank: from the study where it is stored, else from the prompts (reliability REL-R03, B05)."""
     assert run.model is not None and run.bundle is not None
     with run.phase("directions", "Finding directions") as phase:
-        stored = _stored_extraction(run)
+        stored = stored_extraction(run)
         result = stored or extract_refusal_directions(
             run.model,
             run.bundle,
@@ -171,7 +174,7 @@ def _store_extraction(run: Run, result: DirectionExtractionResult) -> None:
     study = run.study
     assert study is not None and run.model is not None
     study.set_attribute("model", run.model.source.name)
-    if study.location.file is None:
+    if study.location.url is None:
         return
     data = safetensors.torch.save({"directions": result.bank.directions, "spread": result.bank.spread})
     digest = hashlib.sha256(data).hexdigest()
@@ -181,7 +184,7 @@ def _store_extraction(run: Run, result: DirectionExtractionResult) -> None:
             f"The stored directions of the study {study.name!r} are gone, and the new ones differ from them.",
             hint="Use --resume fresh; the old trials belong to the old directions.",
         )
-    write_file(study.location.beside(study.name, "directions.safetensors"), data)
+    keep_file(study, DIRECTIONS_FILE, data)
     study.set_attribute(
         "directions",
         {
@@ -195,19 +198,17 @@ def _store_extraction(run: Run, result: DirectionExtractionResult) -> None:
     )
 
 
-def _stored_extraction(run: Run) -> DirectionExtractionResult | None:
+def stored_extraction(run: Run) -> DirectionExtractionResult | None:
+    """The directions that belong to the study, if they are stored: beside a SQLite file, inside a server."""
     study = run.study
     assert study is not None
     known = study.attribute("directions")
-    if known is None or study.location.file is None:
+    data = None if known is None else kept_file(study, DIRECTIONS_FILE)
+    if data is None:
         return None
-    path = study.location.beside(study.name, "directions.safetensors")
-    if not path.is_file():
-        return None
-    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != known["sha256"]:
         raise StudyCorruptError(
-            f"The directions file {path.name} is not the one the study was made with.",
+            f"The directions of {study.name!r} ({DIRECTIONS_FILE}) are not those the study was made with.",
             hint="Remove it to have them found again, or use --resume fresh.",
         )
     tensors = safetensors.torch.load(data)
@@ -253,7 +254,9 @@ def search(run: Run) -> StudyOutcome:
             run.first_trial_s = time.monotonic() - run.started
         display.update(progress)
 
-    run.console.note(f"> Searching: {settings.n_trials} trials, sampler {settings.sampler}, seed {settings.seed}")
+    run.console.note(
+        f"> Searching: {settings.n_trials} trials, sampler {settings.sampler}, seed {settings.seed}"
+    )
     with run.console.trials(settings.n_trials) as display:
         outcome = run_optimization(run, study, on_progress)
     run.seconds["search"] = time.monotonic() - begin

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisation that never rewrites what came before: a prefix of a text becomes a prefix of the result (algorithms 7.4).
+"""Normalisation that never rewrites what came before: prefixes become prefixes (algorithms 7.4).
 
 No Unicode composition, because it is not prefix-stable.
 """

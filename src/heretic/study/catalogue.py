@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from heretic.exceptions import ConfigurationError, StudyNotFoundError
 from heretic.lease import acquire, held
+from heretic.study.claims import forget_study
 from heretic.study.records import finished_from
 from heretic.study.storage import Location, check_file, close_backend, locate, open_backend, translated
 from heretic.study.types import FinishedTrial, Json
@@ -136,9 +137,12 @@ def delete_study(storage: str | None, name: str) -> None:
     """
     with _reading(storage) as (location, backend):
         study = _found(backend, location, name)
-        ledger = study.user_attrs.get("ledger")
+        header = study.user_attrs
+        ledger = header.get("ledger")
         lock = held(location.beside(name, "lock"), f"the study {name!r}") if location.file else nullcontext()
         with lock:
             optuna.delete_study(study_name=name, storage=study._storage)
+            if isinstance(backend, optuna.storages.RDBStorage) and HEADER in header:
+                forget_study(backend.engine, str(header[HEADER]["study_id"]))
             if location.file is not None and ledger is not None:
                 location.file.with_name(str(ledger)).unlink(missing_ok=True)

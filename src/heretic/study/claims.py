@@ -99,6 +99,10 @@ class Claims:
         self._study_id = study_id
         self._patience_s = patience_s
 
+    def impatient(self) -> Claims:
+        """The same without repetition, for a thread and for an end that must not wait."""
+        return Claims(self._engine, self._location, self._study_id, self.owner, patience_s=0.0)
+
     def prepare(self) -> None:
         """Makes the tables; the caller is alone or serialised, for databases race on this."""
         self._patiently(lambda: _METADATA.create_all(self._engine))

@@ -80,9 +80,10 @@ def run_study(
 
     batch_size: trials per ask batch of a new study; a stored one keeps its own. warm_start[k] is tried as
     trial k, completed from the Sobol sequence and made legal. deadline: value of `clock` after which no batch
-    starts, the very first one excepted: a search without a trial would have been for nothing. stop: asked between batches. on_told(k): the result of k is durable. max_trial_retries: how often
-    a trial whose process died is taken up again before it is failed. max_failed: cap of failed trials,
-    default max(20, n_trials). reference: the objectives of the worst point, which scale the hypervolume;
+    starts, the very first one excepted: a search without a trial would have been for nothing. stop: asked
+    between batches. on_told(k): the result of k is durable. max_trial_retries: how often a trial whose
+    process died is taken up again before it is failed. max_failed: cap of failed trials, default
+    max(20, n_trials). reference: the objectives of the worst point, which scale the hypervolume;
     kl_limit: bound on objective 1 for `Progress.best`. stop_on_stall: end when the hypervolume grew less than
     0.5 % over the last max(40, 20 %) trials (algorithms 8).
 

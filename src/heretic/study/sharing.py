@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,7 +28,6 @@ from heretic.study.space import canonical_key
 from heretic.study.state import Study
 from heretic.study.storage import PATIENCE_S, locate, open_backend, opening, translated
 from heretic.study.types import Json, Value
-from heretic.study.watch import Watch, shown_owner
 
 _logger = logging.getLogger("heretic.study")
 
@@ -157,25 +156,33 @@ def join_study(
             "A worker needs a storage that other processes can reach.",
             hint="Give --storage sqlite:///FILE of the run, or a PostgreSQL address.",
         )
-    with opening(location), translated(location):
-        study = Study(location, open_backend(location, timeout_s=timeout_s), name, None)
+    study = visit_study(storage, name, timeout_s=timeout_s)
     with ExitStack() as on_error:
         on_error.callback(study.close)
         with translated(location):
-            _attach_existing(study, name, plain(dict(fingerprint), "fingerprint"))
+            _require_fingerprint(study, name, plain(dict(fingerprint), "fingerprint"))
             if terms_of(study) is None:
                 _share_unowned(study, name, terms)
         on_error.pop_all()
     return study
 
 
-def _attach_existing(study: Study, name: str, fingerprint: Mapping[str, Json]) -> None:
-    header = None
-    if study.has(name):
-        study._attach(name)
-        header = study._header()
-    if header is None:
-        raise not_found(study.location, name, optuna.get_all_study_names(study._backend))
+def visit_study(storage: str | None, name: str, *, timeout_s: float = 60.0) -> Study:
+    """Opens a stored study without owning it, whatever it was made with; raises `StudyNotFoundError`."""
+    location = locate(storage)
+    with opening(location), translated(location):
+        study = Study(location, open_backend(location, timeout_s=timeout_s), name, None)
+        if study.has(name):
+            study._attach(name)
+            if study._header() is not None:
+                return study
+        names = optuna.get_all_study_names(study._backend)
+    study.close()
+    raise not_found(location, name, names)
+
+
+def _require_fingerprint(study: Study, name: str, fingerprint: Mapping[str, Json]) -> None:
+    header = study._header() or {}
     lines = differences(header["fingerprint"], fingerprint)
     if lines:
         raise FingerprintMismatchError(
@@ -205,40 +212,6 @@ def _share_unowned(study: Study, name: str, terms: Terms) -> None:
         share(study, terms)
     finally:
         lease.release()
-
-
-def return_expired(
-    study: Study, terms: Terms, *, watch: Watch, wait: Callable[[float], bool], say: Callable[[str], None]
-) -> tuple[int, int]:
-    """Gives back the open rows of workers that are gone or stand still; (given back, still held).
-
-    wait(seconds) sleeps and returns False to stop waiting. A worker of another machine is given the whole
-    lease to show that it lives; one of this machine is known to be gone.
-    """
-    claims = claims_of(study, NOBODY)
-    returned: set[int] = set()
-    first: dict[int, int] = {}
-    while True:
-        rows = {index: claim for index, claim in claims.all().items() if claim.unfinished}
-        watch.observe(rows)
-        silent = {}
-        for index, claim in rows.items():
-            alive = claim.counter != first.setdefault(index, claim.counter)
-            if claim.owner == NOBODY:
-                continue
-            if watch.expired(claim):
-                if claims.take(claim, count=True):
-                    returned.add(index)
-            elif not alive:
-                silent[index] = claim
-        if not silent:
-            break
-        owners = ", ".join(sorted({shown_owner(claim.owner) for claim in silent.values()}))
-        say(f"Watching {owners} for at most {terms.lease_seconds:.0f} s.")
-        if not wait(min(5.0, terms.lease_seconds / 4)):
-            break
-    held = [claim for claim in claims.all().values() if claim.unfinished and claim.owner != NOBODY]
-    return len(returned), len(held)
 
 
 def kept_file(study: Study, name: str) -> bytes | None:

@@ -32,7 +32,7 @@ from heretic.exceptions import (
     StudyCorruptError,
 )
 from heretic.lease import held
-from heretic.sanitise import redact
+from heretic.sanitise import redact, single_line
 
 T = TypeVar("T")
 _logger = logging.getLogger("heretic.study")
@@ -292,9 +292,12 @@ def explained(error: BaseException, location: Location) -> HereticError:
     passing = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
     away = any(isinstance(link, passing) for link in chain(error))
     hint = "Start the same command again once the storage answers; finished trials are kept."
-    cause = list(chain(error))[-1]
+    links = list(chain(error))
+    # The driver's own words; what the library wraps around them says nothing.
+    told = [link for link in links if str(link) and not type(link).__module__.startswith("sqlalchemy")]
+    cause = (told or links)[-1]
     return StorageError(
-        f"The storage {where} failed: {type(cause).__name__}: {redact(str(cause))}",
+        f"The storage {where} failed: {type(cause).__name__}: {redact(single_line(str(cause)))}",
         hint=hint,
         data={"transient": away},
     )

@@ -342,7 +342,7 @@ class _Worker:
     def leave(self) -> None:
         """Gives back what is open, so that nobody has to wait for the lease."""
         try:
-            claims_of(self.study, self.claims.owner, patience_s=0.0).release()
+            self.claims.impatient().release()
         except HereticError as error:
             _logger.debug("Open rows could not be given back: %s", error.message)
 
