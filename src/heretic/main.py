@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method on one screen: settings -> prompts -> model -> residuals -> directions -> edits -> scores -> study -> export."""
+"""The method on one screen: settings, prompts, model, residuals, directions, edits, scores, study, export."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def dry_run(resolved: Resolved, *, console: Console) -> dict[str, object]:
 
 
 def inspect(resolved: Resolved, *, console: Console, probe: bool) -> dict[str, object]:
-    """What a model is made of: writers, coverage, template, sizes (requirements R-CLI-04). `probe` loads the weights."""
+    """What a model is made of: writers, coverage, template, sizes (R-CLI-04). `probe` loads the weights."""
     from heretic.architectures.resolve import resolve_config_only
 
     settings = resolved.settings
@@ -154,7 +154,7 @@ def require_stored_trial(storage: str | None, name: str, trial: int | None) -> N
 
 
 def evaluate_pair(resolved: Resolved, *, console: Console) -> dict[str, object]:
-    """Score `evaluate_model` against `model` on the held-out prompts; both are really loaded (requirements R-CLI-08)."""
+    """Score `evaluate_model` against `model` on the held-out prompts; both are really loaded (R-CLI-08)."""
     run = Run(resolved, console, StopFlag())
     name = run.settings.evaluate_model
     assert name is not None
@@ -291,7 +291,7 @@ def chat_model(resolved: Resolved, *, console: Console, trial: str | None = None
 
 
 def doctor(console: Console) -> dict[str, object]:
-    """Environment, packages, memory, disk, Hub login, and one real load of the bundled model (requirements R-CLI-17)."""
+    """Environment, packages, memory, disk, Hub login, and one real load of the bundled model (R-CLI-17)."""
     import heretic
 
     checks: list[dict[str, str]] = []

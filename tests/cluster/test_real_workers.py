@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real thing on a pico model: a run with a child, workers that join, the wrong worker, secrets (R-CLI-13, REL-15)."""
+"""The real thing on a pico model: a run with a child, workers that join, the wrong worker (R-CLI-13, REL-15)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from heretic.study.catalogue import load_finished
 from heretic.study.sharing import Terms, claims_of, share, visit_study
 from heretic.study.space import canonical_key
+from tests.end_to_end.world import World, base_run, data_flags, enter, make_world
 
-from ..end_to_end.world import World, base_run, data_flags, enter, make_world
 from .conftest import PASSWORD
 
 pytestmark = [pytest.mark.loopback, pytest.mark.timeout(280)]

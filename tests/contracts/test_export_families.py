@@ -24,8 +24,8 @@ from heretic.interventions.weights import edited_bias, edited_parameter
 from heretic.testing.pico import PICO_FAMILIES, pico_model
 
 torch.set_num_threads(1)
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not annotated there
-transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # not annotated there
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 SHARD_SIZE = "60KB"
 

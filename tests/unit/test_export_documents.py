@@ -38,7 +38,7 @@ from heretic.publish import StagedFolder, staged_folder, verify_checksums, write
 from heretic.testing.pico import pico_model
 
 torch.set_num_threads(1)
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not annotated there
+transformers_logging.disable_progress_bar()
 
 TOKEN = "hf_" + "abcdEFGH12345678abcdEFGH"
 

@@ -25,8 +25,8 @@ from heretic.interventions.edit import Edit, ablation
 from heretic.testing.pico import pico_model
 
 torch.set_num_threads(1)
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not annotated there
-transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # not annotated there
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 Traced = tuple[PreTrainedModel, tuple[Site, ...], ModelFiles]
 

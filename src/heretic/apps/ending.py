@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from heretic.apps.chat_model import EditedChatModel
 from heretic.apps.menu import Menu, StudyAction, TrialAction
 from heretic.apps.session import ChatSession
 from heretic.apps.terminal_chat import TerminalChat
 from heretic.exceptions import ConfirmationRequiredError
-from heretic.apps.chat_model import EditedChatModel
 from heretic.phases.choice import choose, confirm, search_measurement, strengths_of
 from heretic.phases.model_saving import (
     chosen_folder,

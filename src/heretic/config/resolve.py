@@ -242,10 +242,7 @@ def _judge_unused(unused: Mapping[str, str], effective: Effective) -> tuple[list
 def _origins(
     settings: Settings, effective: Effective, stated: Mapping[KeyPath, Sequence[tuple[LayerKind, Entry]]]
 ) -> dict[str, Origin]:
-    leaves = {
-        path: value
-        for path, value in schema.flatten({name: _table(settings, name) for name in setting_names()})
-    }
+    leaves = dict(schema.flatten({name: _table(settings, name) for name in setting_names()}))
     origins = {}
     for path in leaves:
         entry = effective.entries.get(path)

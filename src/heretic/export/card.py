@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import yaml  # type: ignore[import-untyped]  # PyYAML ships no type information
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from heretic.export.manifest import clean_text

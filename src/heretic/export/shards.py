@@ -84,11 +84,10 @@ def patch_model(
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as stream:
             stream.write(shard.header)
-            for tensor in shard.tensors:
-                for data in job.payload(shard, tensor):
-                    stream.write(data)
-                    if progress is not None:
-                        progress(len(data))
+            for data in (data for tensor in shard.tensors for data in job.payload(shard, tensor)):
+                stream.write(data)
+                if progress is not None:
+                    progress(len(data))
     job.check_all_written()
     stored = files.tensors()
     rewritten, skipped = copy_companions(files, staging, [stored[key] for key in job.changed])

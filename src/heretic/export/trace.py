@@ -134,12 +134,11 @@ def _trace(
             position += size
     with tempfile.TemporaryDirectory() as folder:
         skeleton.save_pretrained(folder, state_dict=state)
-        found = [
+        return [
             _recognise(key, value, origins)
             for file in sorted(Path(folder).glob("*.safetensors"))
             for key, value in _read_all(file)
         ]
-    return found
 
 
 def _read_all(file: Path) -> list[tuple[str, Tensor]]:

@@ -48,7 +48,7 @@ def untie_head(files: ModelFiles, staging: Path, embedding: str, head: str) -> t
 def _write_index(files: ModelFiles, staging: Path, head: str, size: int) -> None:
     if files.index is None:
         index: dict[str, object] = {"metadata": {"total_size": 0}}
-        weight_map = {key: BODY_FILE for key in files.tensors()}
+        weight_map = dict.fromkeys(files.tensors(), BODY_FILE)
     else:
         index = read_json_table(files.folder / INDEX_FILE)
         weight_map = dict(files.index)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def kl_per_position(base_log: Tensor, edited_logits: Tensor) -> Tensor:
-    """KL(p || q) per position in nats: base_log [..., V] log-probabilities of p, edited_logits [..., V] raw logits of q.
+    """KL(p || q) per position in nats; base_log [..., V]: log-probabilities of p, edited_logits [..., V]: logits of q.
 
     A token with p = 0 contributes nothing, also where q = 0, so that suppressed tokens (-inf) give no NaN.
     Both float32; returns [...].

@@ -23,7 +23,9 @@ def effect_size(positive: Tensor, negative: Tensor) -> float:
     return float((positive.mean() - negative.mean()) / spread) if float(spread) > 0 else 0.0
 
 
-def cross_fitted_separation(positive: Tensor, negative: Tensor, generator: torch.Generator) -> tuple[float, float]:
+def cross_fitted_separation(
+    positive: Tensor, negative: Tensor, generator: torch.Generator
+) -> tuple[float, float]:
     """(AUROC, d') of scores (x - midpoint) . r with r and midpoint fitted on the other folds (algorithms 3.13).
 
     positive [p, d], negative [n, d]. In-sample figures would be 1.0 for pure noise, so there is no other form here.
@@ -34,7 +36,10 @@ def cross_fitted_separation(positive: Tensor, negative: Tensor, generator: torch
     owner = [torch.randperm(len(rows), generator=generator) % folds for rows in (positive, negative)]
     scores: list[list[Tensor]] = [[], []]
     for fold in range(folds):
-        means = [rows[own != fold].double().mean(dim=0) for rows, own in zip((positive, negative), owner, strict=True)]
+        means = [
+            rows[own != fold].double().mean(dim=0)
+            for rows, own in zip((positive, negative), owner, strict=True)
+        ]
         gap = means[0] - means[1]
         direction = gap / gap.norm().clamp_min(1e-300)
         midpoint = (means[0] + means[1]) / 2

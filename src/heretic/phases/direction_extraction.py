@@ -22,7 +22,7 @@ STABLE = 0.8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DirectionExtractionResult:
-    """bank: the directions. stability, auroc, effect_size: one figure per layer (algorithms 3.12, 3.13), cross-fitted."""
+    """bank: the directions. stability, auroc, effect_size: per layer, cross-fitted (algorithms 3.12, 3.13)."""
 
     bank: DirectionBank
     stability: tuple[float, ...]

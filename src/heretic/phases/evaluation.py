@@ -151,8 +151,8 @@ def measure_baseline(run: Run, evaluator: Evaluator) -> Baseline:
     late = _late_hits(evaluator, outcome)
     if outcome.hits == 0 and not run.settings.allow_zero_baseline:
         raise DatasetError(
-            f"The unedited model shows the behaviour in 0 of {outcome.n} replies to bad_evaluation_prompts, so there is "
-            "nothing to suppress.",
+            f"The unedited model shows the behaviour in 0 of {outcome.n} replies to bad_evaluation_prompts, so "
+            "there is nothing to suppress.",
             hint="Use prompts that draw the behaviour, or --allow-zero-baseline to go on.",
         )
     return Baseline(outcome=outcome, floor=evaluator.noise_floor(), late=late)

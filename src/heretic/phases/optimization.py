@@ -124,8 +124,10 @@ ANCHORS = (("global", 0.8, 1.0), ("per_layer", None, 1.5), ("global", 0.65, 1.5)
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
-    """Points tried first: every component at one strength over the whole depth. Known good in kind for every model, they
-    stand before the start-up design; priors of model families join them when they exist."""
+    """Points tried first: every component at one strength over the whole depth, before the start-up design.
+
+    Priors of model families join them when they exist.
+    """
     assert run.model is not None
     architecture = run.model.architecture
     last = float(architecture.layers - 1)

@@ -261,6 +261,9 @@ def search(run: Run) -> StudyOutcome:
         outcome = run_optimization(run, study, on_progress)
     run.seconds["search"] = time.monotonic() - begin
     run.trials_here = len(outcome.finished) - already
+    if outcome.reason != "finished":
+        done = f"{len(outcome.finished)} of {settings.n_trials} trials"
+        run.console.note(f"The search ended before its end ({outcome.reason}): {done}.")
     return outcome
 
 

@@ -27,7 +27,7 @@ from heretic.prompts.tables import Row, Splits, Table
 
 if TYPE_CHECKING:
     # `Any` below stands for this library's objects: it ships no types.
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -136,8 +136,8 @@ def stream(
 
 def cache_folder(name: str) -> Path:
     """The folder in which the library keeps the prepared files of a Hub set."""
-    import datasets.config  # type: ignore[import-untyped]  # the library ships no types
-    from datasets.naming import camelcase_to_snakecase  # type: ignore[import-untyped]  # no types shipped
+    import datasets.config
+    from datasets.naming import camelcase_to_snakecase
 
     *owner, base = name.split("/")
     return Path(datasets.config.HF_DATASETS_CACHE).expanduser() / "___".join(
@@ -147,7 +147,7 @@ def cache_folder(name: str) -> Path:
 
 def read_cached(name: str, config_folder: Path) -> Splits:
     """The splits of one prepared config, `CACHE/SET/CONFIG/VERSION/COMMIT`, read without any network."""
-    from datasets.packaged_modules.cache.cache import Cache  # type: ignore[import-untyped]  # no types shipped
+    from datasets.packaged_modules.cache.cache import Cache
 
     config, version, commit = config_folder.parts[-3:]
     cache_root = str(config_folder.parents[3])
@@ -229,8 +229,8 @@ def _class_names(data: datasets.Dataset, column: str, values: Sequence[object]) 
 def translated(name: str) -> Iterator[None]:
     """Turn what the two libraries raise while reading `name` into our errors, by type."""
     import httpx2
-    import pyarrow  # type: ignore[import-untyped]  # the library ships no types
-    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]  # the library ships no types
+    import pyarrow
+    from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import EntryNotFoundError
 
     known: tuple[type[Exception], ...] = (

@@ -141,8 +141,8 @@ def read_tsv(raw: bytes, label: str) -> Table:
 
 def read_parquet(raw: bytes, label: str) -> Table:
     """An Arrow table; only the rows and columns asked for become Python values."""
-    import pyarrow  # type: ignore[import-untyped]  # the library ships no types
-    import pyarrow.parquet  # type: ignore[import-untyped]  # as above
+    import pyarrow
+    import pyarrow.parquet
 
     # Damage also shows as text that does not decode, in column names as well as in values (a ValueError).
     damage = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
