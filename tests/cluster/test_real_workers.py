@@ -73,6 +73,9 @@ def test_a_run_with_a_child_and_two_workers_that_join(
     storage: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R-SEA-15, R-CLI-13: the child ends well; then two workers share what a longer study needs, and no point twice."""
+    if storage.startswith("sqlite"):
+        # So that the child, which is still loading when four trials are done, is seen to end by itself.
+        monkeypatch.setattr("heretic.phases.workers.FINISH_S", 90.0)
     run_with(storage, monkeypatch, world, "--workers=2")
     if storage.startswith("sqlite"):
         (log,) = (world.folder.parent).glob("s.db.*.worker-1.log")
@@ -108,6 +111,7 @@ def test_a_worker_with_other_inputs_is_refused(world: World, monkeypatch: pytest
     assert len(load_finished(storage, STUDY)) == 4
 
 
+@pytest.mark.slow
 def test_a_terminated_worker_gives_its_trials_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """REL-R06: SIGTERM leaves with 143, stores what is finished and holds nothing; Ctrl-C likewise with 130."""
     storage = f"sqlite:///{world.folder}/study.db"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .support import SMALL, command, environment, heretic
+from .support import SMALL, command, environment, here
 
-FEW = ("--n-trials=6", *(flag for flag in SMALL if not flag.startswith("--behaviour")))
+FEW = ("--n-trials=4", *(flag for flag in SMALL if not flag.startswith("--behaviour")))
 
 
 def cut_off() -> list[str]:
@@ -26,7 +26,9 @@ def cut_off() -> list[str]:
 
 
 @pytest.mark.timeout(240)
-def test_demo_runs_offline_without_a_home_and_its_output_verifies(tmp_path: Path) -> None:
+def test_demo_runs_offline_without_a_home_and_its_output_verifies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """R-CLI-31 to R-CLI-33: no network, no cache, no writable home; the user's flags win over the demo's."""
     words = [*cut_off(), *command("demo", "--out", str(tmp_path / "edited"), "--json", *FEW)]
     extra = {"HOME": "/dev/null/home", "HF_HOME": "/dev/null/cache", "TMPDIR": str(tmp_path)}
@@ -42,14 +44,17 @@ def test_demo_runs_offline_without_a_home_and_its_output_verifies(tmp_path: Path
     assert ended.returncode == 0, ended.stderr
     left = [path.name for path in tmp_path.iterdir() if not path.name.startswith("torch")]
     assert left == ["edited"], "nothing but the output is left"
-    checked = heretic("verify", "edited", cwd=tmp_path)
+    checked = here("verify", str(tmp_path / "edited"), capture=capsys)
     assert checked.code == 0, checked.err
 
 
 @pytest.mark.timeout(120)
-def test_doctor_finds_nothing_wrong_here(tmp_path: Path) -> None:
+def test_doctor_finds_nothing_wrong_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """R-CLI-17: one real edit and reload of the bundled model."""
-    ended = heretic("doctor", "--json", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ended = here("doctor", "--json", capture=capsys)
     assert ended.code == 0, ended.err
     checks = {row["check"]: row for row in ended.document["checks"]}
     assert checks["edit and reload"]["status"] == "pass"

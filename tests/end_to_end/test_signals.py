@@ -13,7 +13,7 @@ import pytest
 
 from heretic.study.catalogue import load_finished
 
-from .support import command, environment, heretic, run_flags
+from .support import command, environment, here, run_flags
 
 MANY = 400
 """Far more than are measured before the signal."""
@@ -56,7 +56,9 @@ def interrupted(folder: Path, signals: Sequence[int], pause: float = 0.0) -> tup
 
 
 @pytest.mark.timeout(240)
-def test_first_ctrl_c_keeps_trials_and_selects_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_first_ctrl_c_keeps_trials_and_selects_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """R-CLI-26: the batch is finished, the selection is made (headless), 130; then the study continues."""
     code, _, err = interrupted(tmp_path, [signal.SIGINT])
     assert code == 130, err
@@ -66,7 +68,7 @@ def test_first_ctrl_c_keeps_trials_and_selects_and_the_same_command_goes_on(tmp_
     kept = finished(tmp_path)
     assert 4 <= kept < MANY
     assert (tmp_path / "out" / "SHA256SUMS").is_file() and not list(tmp_path.glob("*.partial"))
-    more = heretic(*run_flags(tmp_path, kept + 4, "--overwrite", "--yes"), "--json", cwd=tmp_path)
+    more = here(*run_flags(tmp_path, kept + 4, "--overwrite", "--yes"), "--json", capture=capsys)
     assert more.code == 0, more.err
     assert more.document["timings"]["trials_here"] == 4
 

@@ -110,7 +110,7 @@ def test_a_missing_feature_is_refused_when_asked_for_and_recorded_when_a_default
     wanted = {"strategy": "oblique", "goal": "induce", "export_formats": "lora"}
     value = wanted.get(
         row.setting,
-        {"workers": "2", "iterative_rounds": "2", "validation_benchmarks": "a"}.get(row.setting, "true"),
+        {"iterative_rounds": "2", "validation_benchmarks": "a"}.get(row.setting, "true"),
     )
     assert "not available in this version" in findings(refused("m", f"--{row.setting}={value}", cwd=tmp_path))
     resolved = resolve("m", cwd=tmp_path)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from heretic.config import DatasetSettings, Settings
 from heretic.exceptions import DatasetError, NetworkError
 from heretic.prompts import (
     DatasetSpecification,
+    Prompt,
     PromptSet,
     check_classes_differ,
     load_prompts,
@@ -54,6 +55,38 @@ def specification(dataset: DatasetSettings) -> DatasetSpecification:
     return DatasetSpecification(**values)
 
 
+@dataclass(slots=True)
+class _Loader:
+    """Loads sets by setting name and keeps what was noticed."""
+
+    settings: Settings
+    explicit: frozenset[str]
+    degradations: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def needed(self, name: str, minimum: int = 1) -> PromptSet:
+        """A set without which there is no run."""
+        spec = specification(getattr(self.settings, name))
+        return load_prompts(spec, offline=self.settings.offline, minimum=minimum, role=name)
+
+    def fresh(self, name: str, seen: Sequence[Prompt]) -> PromptSet | None:
+        """A held-out set without prompts used before; None when a default one cannot be had (R-DAT-07, R-DAT-09)."""
+        try:
+            loaded = self.needed(name)
+        except (DatasetError, NetworkError) as error:
+            if any(entry == name or entry.startswith(f"{name}.") for entry in self.explicit):
+                raise
+            self.degradations.append(f"{name} left out: {error.message}")
+            return None
+        kept, dropped = without(loaded.prompts, seen)
+        if dropped:
+            self.notices.append(f"{dropped} prompts of {name} were used before and are left out")
+        if not kept:
+            self.degradations.append(f"{name} left out: all of its prompts were used before")
+            return None
+        return loaded.keeping(kept)
+
+
 def load_datasets(settings: Settings, explicit: frozenset[str] = frozenset()) -> DatasetBundle:
     """Load direction, evaluation and confirmation prompts.
 
@@ -61,59 +94,28 @@ def load_datasets(settings: Settings, explicit: frozenset[str] = frozenset()) ->
     degradation; an explicit one fails the run (requirements R-DAT-07, R-GEN-08). Overlaps are reported, and removed
     from the confirmation sets (R-DAT-09). Raises `DatasetError` and its kin.
     """
-    degradations: list[str] = []
-    notices: list[str] = []
-
-    def needed(name: str, minimum: int) -> PromptSet:
-        return load_prompts(
-            specification(getattr(settings, name)), offline=settings.offline, minimum=minimum, role=name
-        )
-
-    def optional(name: str) -> PromptSet | None:
-        try:
-            return needed(name, 1)
-        except (DatasetError, NetworkError) as error:
-            if any(entry == name or entry.startswith(f"{name}.") for entry in explicit):
-                raise
-            degradations.append(f"{name} left out: {error.message}")
-            return None
-
-    bad, good = needed("bad_prompts", MINIMUM_PER_CLASS), needed("good_prompts", MINIMUM_PER_CLASS)
-    check_classes_differ(bad.prompts, good.prompts)
-    bad_evaluation, good_evaluation = (
-        needed("bad_evaluation_prompts", 1),
-        needed("good_evaluation_prompts", 1),
-    )
-    used = {"bad_prompts": bad, "good_prompts": good}
-    used |= {"bad_evaluation_prompts": bad_evaluation, "good_evaluation_prompts": good_evaluation}
+    loader = _Loader(settings, explicit)
+    used = {
+        "bad_prompts": loader.needed("bad_prompts", MINIMUM_PER_CLASS),
+        "good_prompts": loader.needed("good_prompts", MINIMUM_PER_CLASS),
+    }
+    check_classes_differ(used["bad_prompts"].prompts, used["good_prompts"].prompts)
+    used |= {name: loader.needed(name) for name in ("bad_evaluation_prompts", "good_evaluation_prompts")}
     overlaps = {
         f"{pair.first} / {pair.second}": pair.count
         for pair in overlap_report({name: entry.prompts for name, entry in used.items()})
     }
-    notices += [f"{count} prompts occur in both {names}" for names, count in overlaps.items()]
+    loader.notices += [f"{count} prompts occur in both {names}" for names, count in overlaps.items()]
     seen = [prompt for entry in used.values() for prompt in entry.prompts]
-
-    def fresh(name: str) -> PromptSet | None:
-        loaded = optional(name)
-        if loaded is None:
-            return None
-        kept, dropped = without(loaded.prompts, seen)
-        if dropped:
-            notices.append(f"{dropped} prompts of {name} were used before and are left out")
-        if not kept:
-            degradations.append(f"{name} left out: all of its prompts were used before")
-            return None
-        return loaded.keeping(kept)
-
     return DatasetBundle(
-        good=good,
-        bad=bad,
-        good_evaluation=good_evaluation,
-        bad_evaluation=bad_evaluation,
-        good_confirmation=fresh("good_confirmation_prompts"),
-        bad_confirmation=fresh("bad_confirmation_prompts"),
-        over_behaviour=fresh("over_behaviour_prompts"),
-        degradations=tuple(degradations),
-        notices=tuple(notices),
+        good=used["good_prompts"],
+        bad=used["bad_prompts"],
+        good_evaluation=used["good_evaluation_prompts"],
+        bad_evaluation=used["bad_evaluation_prompts"],
+        good_confirmation=loader.fresh("good_confirmation_prompts", seen),
+        bad_confirmation=loader.fresh("bad_confirmation_prompts", seen),
+        over_behaviour=loader.fresh("over_behaviour_prompts", seen),
+        degradations=tuple(loader.degradations),
+        notices=tuple(loader.notices),
         overlaps=overlaps,
     )

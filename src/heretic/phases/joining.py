@@ -40,8 +40,9 @@ def work(
     started this worker; when that has ended this one ends after its batch. Raises `FingerprintMismatchError`
     listing what differs, `StudyNotFoundError`, and what a run raises.
     """
-    run = Run(resolved, console, stop)
-    settings = run.settings
+    # Whether to search at all was decided by the run.
+    settings = resolved.settings.model_copy(update={"allow_zero_baseline": True})
+    run = Run(replace(resolved, settings=settings), console, stop)
     with run.phase("preflight", "Checking model files and memory"):
         source = loading.find_model(settings)
         loading.check_memory(settings, source)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -34,6 +35,9 @@ from heretic.phases.loading import load_options
 from heretic.phases.state import Run
 from heretic.publish import StagedFolder, staged_folder
 from heretic.report import Measurement, Rate, TrialReport
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 LOGIT_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2.5e-1}
 """Largest logit difference between hook form and reloaded weights, by dtype of the files: one cast lies between."""
@@ -294,11 +298,17 @@ def _peak_strengths(trial: TrialReport) -> dict[str, str]:
     return {name: f"up to {max(values):.2f} in {len(values)} layers" for name, values in peaks.items()}
 
 
-def upload_model_huggingface(run: Run, folder: Path, repository: str) -> str:
+def upload_model_huggingface(
+    run: Run, folder: Path, repository: str, *, private: bool | None = None, api: HfApi | None = None
+) -> str:
     """Upload a saved folder; the local one stays whatever happens (requirements R-OUT-20, R-OUT-21)."""
     settings = run.settings
     return str(
         upload_model(
-            folder, repository, private=settings.hf_private, include_manifest=settings.hf_upload_manifest
+            folder,
+            repository,
+            private=settings.hf_private if private is None else private,
+            include_manifest=settings.hf_upload_manifest,
+            api=api,
         )
     )

@@ -34,14 +34,14 @@ from heretic.study.state import Study
 
 logger = logging.getLogger("heretic.phases")
 
-FINISH_S: Final = 60.0
-"""A child of a complete study ends by itself after its last look; loading may still be going on."""
+FINISH_S: Final = 3.0
+"""A child of a complete study ends by itself after its last look; one that is still loading has nothing to lose."""
 
 LEAVE_S: Final = 10.0
 """A child that was asked to leave has 8 s of its own (reliability R06)."""
 
 NOT_PASSED_ON: Final = frozenset(
-    {"storage", "study_name", "workers", "resume", "n_trials", "time_budget", "progress", "log_file"}
+    {"storage", "study_name", "workers", "resume", "time_budget", "progress", "log_file"}
 )
 """Settings that a child takes from the study or from its parent, or must not share with it."""
 
@@ -176,18 +176,17 @@ class LocalWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.complete and error is None:
+        if self.complete:
             self._wait(FINISH_S)
+            self.look()
         for child in self.children:
             if child.process.poll() is None:
                 child.process.terminate()
-        self._wait(LEAVE_S)
+        self._wait(FINISH_S if self.complete else LEAVE_S)
         for child in self.children:
             if child.process.poll() is None:
                 child.process.kill()
                 child.process.wait()
-        if self.complete:
-            self.look()
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Save and upload a chosen trial, shown and timed, for the automatic choice and for the menu alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heretic.phases.model_saving import manifest_facts, save_model_local, upload_model_huggingface
+from heretic.phases.reporting import Result
+from heretic.phases.state import Run
+from heretic.report import TrialReport
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def save(run: Run, result: Result, trial: TrialReport, folder: Path | None = None) -> str:
+    """Write, reload and measure `trial`; it becomes the result. Returns a sentence to show."""
+    reason = "" if result.selection is None else result.selection.reason
+    facts = manifest_facts(run, trial, reason, result.confirmation)
+    with run.phase("saving", "Saving, loading again and measuring the saved files") as phase:
+        saved = save_model_local(run, trial, result.confirmation, facts, folder)
+        rate = saved.verified.rate
+        phase.result(f"{saved.folder}: {rate.hits}/{rate.n} measured from the saved files")
+    for warning in saved.warnings:
+        run.console.warn(warning)
+    result.saved, result.chosen = saved, trial
+    return f"Saved to {saved.folder}."
+
+
+def upload(
+    run: Run, result: Result, repository: str, *, private: bool | None = None, api: HfApi | None = None
+) -> str:
+    """Upload what was saved; a failure keeps the local folder. Returns a sentence to show."""
+    assert result.saved is not None
+    with run.phase("upload", f"Uploading to {repository}"):
+        result.uploaded = upload_model_huggingface(
+            run, result.saved.folder, repository, private=private, api=api
+        )
+    return f"Uploaded to {result.uploaded}."
