@@ -209,6 +209,9 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Its own close gives the process a tenth of a second; freeing the memory of a model takes longer.
+        self._child.delayafterterminate = 20.0
+        self._child.ptyproc.delayafterterminate = 20.0
         self._child.close(force=True)
         self._log.close()
 

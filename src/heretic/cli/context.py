@@ -44,7 +44,7 @@ class Context:
     def resolve(self, tokens: Sequence[str], *, notices: bool = True) -> Resolved:
         """The settings of this command line, checked; says what was noticed, sets log and progress.
 
-        notices: False for a run, which begins by saying them itself (R-FLOW-13).
+        notices: False for a run, which begins by saying them itself (R-FLOW-13) and warns of what is off.
         """
         resolved = self.peek(tokens, purpose="run")
         settings = resolved.settings
@@ -56,7 +56,7 @@ class Context:
         if notices:
             for notice in resolved.notices:
                 self.console.note(f"note: {notice}")
-        if resolved.degradations:
+        elif resolved.degradations:  # of a search; looking at a model or a study misses nothing by them
             self.console.warn(
                 f"on by default, but off here ({len(resolved.degradations)}):", details=resolved.degradations
             )

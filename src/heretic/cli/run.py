@@ -62,7 +62,8 @@ def _search(tokens: Sequence[str], context: Context) -> int:
         context.console.document({"status": "planned", "plan": plan})
         context.console.result("Plan; nothing was done\n")
         show_findings(context.console, plan)
-        context.console.next_command(shlex.join(["heretic", *tokens]))
+        again = [word for word in sys.argv[1:] if word != "--dry-run"]
+        context.console.next_command(shlex.join(["heretic", *again]))
         return 0
     if resolved.settings.evaluate_model:
         return _evaluate(tokens, context)

@@ -30,7 +30,12 @@ def with_stored_settings(tokens: Sequence[str], name: str, context: Context) -> 
     stored = study.fingerprint.get("settings")
     effective = settings_for_fingerprint(given.settings)
     said = {path.split(".")[0] for path, origin in given.origins.items() if origin.layer == "command line"}
-    added: list[str] = []
+    added = [
+        f"--{name.replace('_', '-')}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in study.given.items()
+        if name.split(".")[0] not in said and value is not None
+    ]
+    said |= {name.split(".")[0] for name in study.given}
     for key, value in (stored if isinstance(stored, Mapping) else {}).items():
         if key == "behaviour" and isinstance(value, Mapping):
             value = value.get("name")  # the hash beside it is compared when the study is opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from heretic.config import SearchSpace, settings_for_fingerprint
+from heretic.config import SearchSpace, public_settings, settings_for_fingerprint
 from heretic.constants import ALGORITHM_VERSION, KL_FLOOR, MINIMUM_EFFECT
 from heretic.evaluator import Outcome
 from heretic.exceptions import UnknownSettingError
@@ -109,10 +109,44 @@ def create_study(run: Run) -> Study:
         resume=settings.resume,
         default_name="study_name" not in run.resolved.explicit,
     )
+    if study.attribute("given") is None:
+        study.set_attribute("given", given_settings(run))
     if study.location.url is not None and study.location.file is None and terms_of(study) is None:
         # No kernel lock reaches a server, so there is no single owner that could search alone.
         share(study, _terms(run, settings.n_trials))
     return study
+
+
+RESTORED = (
+    "behaviour",
+    "allow_zero_baseline",
+    "good_confirmation_prompts",
+    "bad_confirmation_prompts",
+    "over_behaviour_prompts",
+    "select_max_kl",
+    "select_max_rate",
+    "finalists",
+)
+"""Settings that are no part of the fingerprint, or not as the user named them, and that a later export needs."""
+
+
+def given_settings(run: Run) -> dict[str, Json]:
+    """What the user stated of `RESTORED`, by dotted name."""
+    explicit = run.resolved.explicit
+    return {
+        name: entry["value"]  # type: ignore[misc]  # plain values by the contract of `public_settings`
+        for name, entry in public_settings(run.resolved).items()
+        if name.split(".")[0] in RESTORED and name in explicit
+    }
+
+
+def startup_trials(run: Run) -> int:
+    """Trials before the model-based sampler, as the study keeps them: not lowered to the number of trials of this
+    run, which may grow (requirements R-SEA-20)."""
+    origin = run.resolved.origins["n_startup_trials"]
+    if origin.layer == "derived" and origin.overridden:
+        return int(str(origin.overridden[0][1]))
+    return run.settings.n_startup_trials
 
 
 def _terms(run: Run, n_trials: int) -> Terms:
@@ -167,7 +201,7 @@ def run_optimization(
         n_trials=total,
         batch_size=settings.trials_per_batch or trials_per_batch(run),
         sampler=settings.sampler,
-        n_startup_trials=settings.n_startup_trials,
+        n_startup_trials=startup_trials(run),
         warm_start=enqueue_warm_start_trials(run),
         deadline=deadline,
         stop=lambda: bool(run.stop),
@@ -193,7 +227,7 @@ def search_together(
         seed=settings.seed,
         batch_size=settings.trials_per_batch or trials_per_batch(run),
         sampler=settings.sampler,
-        n_startup_trials=settings.n_startup_trials,
+        n_startup_trials=startup_trials(run),
         warm_start=enqueue_warm_start_trials(run),
         deadline=None if settings.time_budget is None else run.started + settings.time_budget,
         stop=stop,

@@ -133,6 +133,8 @@ def next_command(run: Run, result: Result) -> str:
         return shlex.join(["heretic", "chat", str(result.saved.folder)])
     name = run.settings.study_name if run.study is None else run.study.name
     words = ["heretic", "export", name, "--trial", "auto", "--model", run.settings.model]
+    if "storage" in run.resolved.explicit:
+        words += ["--storage", str(run.settings.storage)]
     return (
         shlex.join(words)
         if run.settings.storage

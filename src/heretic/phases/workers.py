@@ -125,17 +125,19 @@ class LocalWorkers:
 
     def __enter__(self) -> LocalWorkers:
         flags = flags_of(self.run.resolved)
+        file = self.study.location.file
         for number in range(1, self.count):
-            self.children.append(self._start(number, flags))
+            # Beside a SQLite database; for a server in a private temporary folder.
+            folder = file.parent if file is not None else Path(tempfile.mkdtemp(prefix="heretic-workers-"))
+            self.children.append(self._start(number, flags, folder))
         if self.children:
             names = ", ".join(str(child.process.pid) for child in self.children)
             self.run.console.note(
-                f"{self.count} workers: this process and {names} ({self.children[0].log.name})"
+                f"{self.count} workers: this process and {names} (output: {self.children[0].log})"
             )
         return self
 
-    def _start(self, number: int, flags: Sequence[str]) -> Child:
-        folder = _log_folder(self.study)
+    def _start(self, number: int, flags: Sequence[str], folder: Path) -> Child:
         log = folder / f"{_stem(self.study)}.worker-{number}.log"
         # Given a settings file, a child looks for no other one: all that the user said is in the flags.
         empty = folder / f"{_stem(self.study)}.worker.toml"
@@ -210,12 +212,3 @@ def _stem(study: Study) -> str:
     if study.location.file is None:
         return "heretic"
     return study.location.beside(study.name, "x").name.removesuffix(".x")
-
-
-def _log_folder(study: Study) -> Path:
-    """Beside a SQLite database; for a server a private temporary folder of this run."""
-    if study.location.file is not None:
-        return study.location.file.parent
-    folder = Path(tempfile.gettempdir()) / f"heretic-workers-{os.getpid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import optuna
@@ -33,6 +33,7 @@ class StudySummary:
     running: int
     schema: int | None
     fingerprint: Mapping[str, Json]
+    given: Mapping[str, Json] = field(default_factory=dict)
 
 
 def not_found(location: Location, name: str, names: Sequence[str]) -> StudyNotFoundError:
@@ -121,6 +122,7 @@ def _summary(study: optuna.Study) -> StudySummary:
         running=states.count(TrialState.RUNNING),
         schema=header.get("schema"),
         fingerprint=header.get("fingerprint", {}),
+        given=study.user_attrs.get("artefact:given", {}),
     )
 
 

@@ -28,10 +28,10 @@ from heretic.study.asker import Asker
 from heretic.study.claims import COMPLETE, FAILED, NOBODY, OPEN, Claim, Claims, NewClaim
 from heretic.study.ledger import NoLedger
 from heretic.study.measuring import Result, Row, measured, record_of
-from heretic.study.progress import Meter, has_stalled
+from heretic.study.progress import Meter
 from heretic.study.records import finished_from
 from heretic.study.runner import EndReason, Search, StudyOutcome, asker_for, refuse_failures
-from heretic.study.sharing import claims_of, discard, point_of, project, require_terms
+from heretic.study.sharing import Terms, claims_of, discard, point_of, project, require_terms
 from heretic.study.state import Study
 from heretic.study.storage import PATIENCE_S, patiently
 from heretic.study.types import (
@@ -67,89 +67,52 @@ def search_shared(
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] | None = None,
     on_told: Callable[[int, Scores | TrialFailure], None] | None = None,
-    max_failed: int | None = None,
-    reference: tuple[float, float] = (1.0, 1.0),
-    kl_limit: float | None = None,
-    stop_on_stall: bool = False,
     patience_s: float = PATIENCE_S,
     poll_s: float = POLL_S,
     clock: Callable[[], float] = time.monotonic,
-    owner: str | None = None,
 ) -> StudyOutcome:
     """Takes part in the search of a shared study until it has the complete trials of its terms.
 
     As `heretic.study.runner.run_study`, with the number of trials, the lease and the retries from the stored
     terms. on_told(k, outcome): this worker's result was accepted. When nothing is left to begin, waits for the
     others, whose rows it takes over when they fall silent. clock: seconds that never go back; no wall clock is
-    read. Rows that are open when it leaves are given back.
-
-    Raises what `run_study` raises.
+    read. Rows that are open when it leaves are given back. Raises what `run_study` raises.
     """
     terms = require_terms(study)
-    name = owner or new_owner()
     worker = _Worker(
         study=study,
-        claims=claims_of(study, name, patience_s=patience_s),
+        claims=claims_of(study, new_owner(), patience_s=patience_s),
         asker=asker_for(study, Search(tuple(space), seed, sampler, n_startup_trials), warm_start),
         watch=Watch(terms.lease_seconds, clock),
         evaluate=evaluate,
         space=tuple(space),
-        n_trials=terms.n_trials,
+        terms=terms,
         batch_size=study.resolved_batch_size(batch_size),
-        max_trial_retries=terms.max_trial_retries,
         on_told=on_told,
         patience_s=patience_s,
     )
-    limit = max(20, terms.n_trials) if max_failed is None else max_failed
-    beat = Heartbeat(
-        claims_of(study, name, patience_s=0.0), worker.watch, study.location, terms.lease_seconds
-    )
     worker.sync()
-    meter = Meter(terms.n_trials, reference, kl_limit, clock, already=len(worker.finished))
+    meter = Meter(terms.n_trials, (1.0, 1.0), None, clock, already=len(worker.finished))
 
-    def late() -> bool:
-        return deadline is not None and clock() >= deadline
+    def reason_to_end() -> EndReason | None:
+        if worker.is_complete:
+            return "finished"
+        if stop():
+            return "stopped"
+        late = deadline is not None and clock() >= deadline
+        return "out of time" if late and worker.finished else None
 
-    def report(batch: tuple[FinishedTrial, ...]) -> None:
-        if on_progress is not None:
-            on_progress(meter.reading(worker.sorted_trials(), len(worker.failed), batch))
-
-    with beat:
+    with Heartbeat(worker.claims.impatient(), worker.watch, study.location, terms.lease_seconds):
         try:
-            while (
-                reason := _reason_to_end(worker, stop, late, reference if stop_on_stall else None)
-            ) is None:
-                before = len(worker.finished)
-                rows = worker.next_rows()
-                batch = worker.run(rows) if rows else ()
-                if rows is not None and not rows:
-                    time.sleep(poll_s)
-                worker.sync()
-                if batch or len(worker.finished) > before:
-                    report(batch)
-                refuse_failures(worker.failed_in_a_row, worker.failed, len(worker.finished), limit)
+            while (reason := reason_to_end()) is None:
+                batch = worker.step(poll_s)
+                if on_progress is not None and batch is not None:
+                    on_progress(meter.reading(worker.sorted_trials(), len(worker.failed), batch))
             if reason == "finished":
                 worker.sweep()
         finally:
             worker.leave()
     return StudyOutcome(worker.sorted_trials(), dict(worker.failed), reason)
-
-
-def _reason_to_end(
-    worker: _Worker,
-    stop: Callable[[], bool],
-    late: Callable[[], bool],
-    reference: tuple[float, float] | None,
-) -> EndReason | None:
-    """Why no batch should follow; None to go on. reference: given when a stalled search ends."""
-    if worker.is_complete:
-        return "finished"
-    if stop():
-        return "stopped"
-    if late() and worker.finished:
-        return "out of time"
-    stalled = reference is not None and has_stalled(worker.sorted_trials(), reference)
-    return "stalled" if stalled else None
 
 
 @dataclass(slots=True)
@@ -160,9 +123,8 @@ class _Worker:
     watch: Watch
     evaluate: Evaluate
     space: tuple[Dimension, ...]
-    n_trials: int
+    terms: Terms
     batch_size: int
-    max_trial_retries: int
     on_told: Callable[[int, Scores | TrialFailure], None] | None
     patience_s: float
     known: dict[int, Claim] = field(default_factory=dict)
@@ -174,7 +136,7 @@ class _Worker:
     def is_complete(self) -> bool:
         """True when enough trials are complete and every result is where readers look."""
         complete = sum(claim.state == COMPLETE for claim in self.known.values())
-        return complete >= self.n_trials and not any(claim.pending for claim in self.known.values())
+        return complete >= self.terms.n_trials and not any(claim.pending for claim in self.known.values())
 
     def sorted_trials(self) -> tuple[FinishedTrial, ...]:
         """All complete trials by index."""
@@ -218,13 +180,28 @@ class _Worker:
             storage_id = claim.trial_id
             self._patiently(lambda: project(self.study, self.claims, claim.index, storage_id, record))
 
+    def step(self, poll_s: float) -> tuple[FinishedTrial, ...] | None:
+        """One batch, or a pause; this worker's new trials, None when nobody has any.
+
+        Raises `TooManyFailedTrialsError` when its trials only fail, or too many of the study have.
+        """
+        before = len(self.finished)
+        rows = self.next_rows()
+        batch = self.run(rows) if rows else ()
+        if rows is not None and not rows:
+            time.sleep(poll_s)
+        self.sync()
+        limit = max(20, self.terms.n_trials)
+        refuse_failures(self.failed_in_a_row, self.failed, len(self.finished), limit)
+        return batch if len(self.finished) > before else None
+
     def next_rows(self) -> list[Row] | None:
         """Rows to measure: of lost workers first, then new ones. Empty: wait; None: look again at once."""
         taken = self._take_over()
         if taken:
             return taken
         states = [claim.state for claim in self.known.values()]
-        room = self.n_trials - states.count(COMPLETE) - states.count(OPEN)
+        room = self.terms.n_trials - states.count(COMPLETE) - states.count(OPEN)
         return self._begin(min(self.batch_size, room)) if room > 0 else []
 
     def _take_over(self) -> list[Row]:
@@ -241,7 +218,7 @@ class _Worker:
                 continue
             if lost:
                 _logger.warning("Trial %d is taken over from %s.", claim.index, shown_owner(claim.owner))
-            if claim.handed_on + int(lost) > self.max_trial_retries:
+            if claim.handed_on + int(lost) > self.terms.max_trial_retries:
                 times = claim.handed_on + 1
                 reason = f"{times} workers in a row were lost while they measured this trial."
                 self._tell(row, Result(TrialFailure(reason)))
