@@ -94,7 +94,7 @@ def report_view(report: RunReport) -> Iterator[RenderableType]:
     if report.degradations or missing:
         yield _heading("Limits of this report")
         for line in report.degradations:
-            yield _line(f"switched off: {line}")
+            yield _line(f"limited: {line}")
         for line in missing:
             yield _line(f"not measured: {line}")
     if report.next_command:

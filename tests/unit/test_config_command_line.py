@@ -163,7 +163,7 @@ def test_an_unknown_flag_does_not_swallow_the_model(tmp_path: Path) -> None:
         (["m", "--seed", "-5"], "seed = -5 (--seed): should be integer >= 0"),
         (["m", "--n-trials", "many"], 'n_trials = "many" (--n-trials): should be integer > 0'),
         (["m", "--offline=perhaps"], 'offline = "perhaps" (--offline): should be true or false'),
-        (["m", "--bad-prompts", "x/y"], "name its key, as in bad_prompts.dataset"),
+        (["m", "--search-space", "x"], "name its key, as in search_space."),
         (["m", "-n", "5"], "there is no flag '-n'"),
         ([], "no model is given"),
     ],

@@ -267,7 +267,7 @@ def test_report_has_every_honest_figure() -> None:
     text = out.getvalue()
     for expected in (
         "90.0% (90/100)", "82.6 to 94.5 %", "3.0% (3/100)", "0.2100 +- 0.0130", "1.50e-06", "not separable",
-        "switched off: neural detection: no network", "not measured: the saved files",
+        "limited: neural detection: no network", "not measured: the saved files",
         "not measured: the chosen trial on held-out prompts", "./out", "next: heretic chat ./out", "reversed",
     ):  # fmt: skip
         assert expected in text, expected

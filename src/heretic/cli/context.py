@@ -57,9 +57,8 @@ class Context:
             for notice in resolved.notices:
                 self.console.note(f"note: {notice}")
         elif resolved.degradations:  # of a search; looking at a model or a study misses nothing by them
-            self.console.warn(
-                f"on by default, but off here ({len(resolved.degradations)}):", details=resolved.degradations
-            )
+            for degradation in resolved.degradations:
+                self.console.note(f"Off: {degradation}")
         return resolved
 
     def peek(self, tokens: Sequence[str], *, purpose: Literal["run", "show"] = "show") -> Resolved:

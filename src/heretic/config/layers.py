@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 from heretic.config import schema
 from heretic.config.schema import KeyPath
 from heretic.config.settings import Settings, has_note, redact
-from heretic.config.tables import SOURCE_KEYS, ComponentRanges, SearchSpace
+from heretic.config.tables import SOURCE_KEYS, ComponentRanges, DatasetSettings, SearchSpace
 
 LayerKind: TypeAlias = Literal[
     "default", "behaviour", "file", ".env", "environment", "command line", "derived"
@@ -77,6 +77,8 @@ class Layer:
         if isinstance(value, Mapping) and not is_records and (model or schema.is_free_table(annotation)):
             for key, item in _children(annotation, value):
                 self.add((*path, *key), item, source)
+        elif model is DatasetSettings and isinstance(value, str):
+            self.add((*path, "dataset"), value, source)  # `--bad-prompts FILE` can mean nothing else
         elif model is not None and not is_records:
             self.findings.append(Finding("value", _table_text(path, value, source)))
         else:

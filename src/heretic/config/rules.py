@@ -72,23 +72,23 @@ def apply_derivations(effective: Effective) -> None:
 def apply_availability(effective: Effective) -> list[Finding]:
     """Refuse what this version cannot do when it was asked for; switch it off where it is only a default."""
     findings = []
+    absent = []
     for name in setting_names():
         missing = unavailable(name, effective.value(name)) if (name,) in effective.entries else None
         if missing is None:
             continue
         kind = effective.kinds.get((name,))
         if kind == "default":
-            said = effective.said(name)
             effective.derive(name, missing.values[0], "not available in this version")
-            effective.degradations.append(
-                f"{missing.feature} is not available in this version: {said} is off"
-            )
+            absent.append(f"{missing.feature} ({name})")
         elif kind != "derived":
             findings.append(
                 Finding(
                     "value", f"{effective.said(name)}: {missing.feature} is not available in this version"
                 )
             )
+    if absent:
+        effective.degradations.append(f"on by default, but not in this version: {', '.join(absent)}")
     return findings
 
 

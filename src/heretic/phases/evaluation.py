@@ -334,7 +334,7 @@ def describe_model(model: Model) -> str:
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     architecture = model.architecture
     return (
-        f"{architecture.family}, {architecture.layers} layers x {architecture.hidden_size}, "
+        f"{model.network.config.model_type}, {architecture.layers} layers x {architecture.hidden_size}, "
         f"{parameters / 1e6:,.1f} M parameters, {model.dtype}, {len(architecture.sites)} writers in "
         f"{len(architecture.components)} components, coverage {architecture.covered_share():.0%}"
     )

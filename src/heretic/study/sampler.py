@@ -21,6 +21,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from heretic.registry import Registry
+from heretic.study.refinement import NEEDED, LocalSampler
 from heretic.study.space import nearest_legal, sobol_point, value_at
 from heretic.study.types import Dimension, Value
 
@@ -29,6 +30,9 @@ _logger = logging.getLogger("heretic.study")
 MINIMUM_HISTORY: Final = 10
 """With fewer finished trials than this (or than `n_startup_trials`) a model of them is noise: Sobol goes on.
 """
+
+REFINEMENT_STREAM: Final = 7
+"""Keeps the numbers of a refinement apart from those of the sampler at the same index."""
 
 GP_TRIALS: Final = 150
 GP_DIMENSIONS: Final = 10
@@ -44,6 +48,11 @@ class Request:
     index: int
     n_startup_trials: int
     complete: int
+
+    @property
+    def is_refinement(self) -> bool:
+        """True for every second trial once there is something to refine, also during the start-up."""
+        return self.index % 2 == 1 and self.complete >= NEEDED
 
     @property
     def is_startup(self) -> bool:
@@ -100,11 +109,19 @@ def startup_sampler(request: Request, given: Mapping[str, Value] | None = None) 
     return PointSampler(point)
 
 
+def refining_sampler(request: Request) -> LocalSampler:
+    """A variation of one of the best trials."""
+    seed = seed_of(request.seed, request.index, REFINEMENT_STREAM)
+    return LocalSampler(request.space, seed, sobol_point(request.space, request.seed, request.index))
+
+
 @SAMPLERS.register("tpe")
 def tpe(request: Request) -> optuna.samplers.BaseSampler:
-    """Multivariate, grouped TPE with constant liar. With two objectives optuna leaves multivariate off unless
-    told.
+    """Multivariate, grouped TPE with constant liar, and a local refinement every second time. With two objectives
+    optuna leaves multivariate off unless told.
     """
+    if request.is_refinement:
+        return refining_sampler(request)
     if request.is_startup:
         return startup_sampler(request)
     with warnings.catch_warnings():
@@ -120,7 +137,9 @@ def tpe(request: Request) -> optuna.samplers.BaseSampler:
 
 @SAMPLERS.register("gp")
 def gaussian_process(request: Request) -> optuna.samplers.BaseSampler:
-    """Gaussian process; inactive-by-condition dimensions fall back to random values."""
+    """Gaussian process with a local refinement every second time; inactive dimensions fall back to random values."""
+    if request.is_refinement:
+        return refining_sampler(request)
     if request.is_startup:
         return startup_sampler(request)
     free = sum(
