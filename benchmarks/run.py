@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         "--ours-arg", action="append", default=[], help="further argument for ours (--ours-arg=--x)"
     )
     made.add_argument("--theirs-arg", action="append", default=[], help="further argument for heretic-llm")
+    _add_places(made)
+    return made
+
+
+def _add_places(made: argparse.ArgumentParser) -> None:
+    """Where things are and go."""
     made.add_argument(
         "--environment", type=Path, default=BENCH / "heretic-llm", help="where heretic-llm is installed"
     )
@@ -88,7 +94,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--render", action="store_true", help="measure nothing; write the page from the documents in --out"
     )
-    return made
 
 
 def conditions_from(options: argparse.Namespace) -> Conditions:

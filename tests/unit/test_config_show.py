@@ -55,7 +55,7 @@ def test_the_demo_pack_is_the_behaviour_refusal_on_packaged_sets(tmp_path: Path)
     assert all(item.dataset.startswith("heretic:refusal-") and item.config is None for item in sets.values())
     assert (
         sets["bad_evaluation_prompts"].split == "validation"
-        and sets["bad_confirmation_prompts"].split == "test"
+        and sets["bad_confirmation_prompts"].split == "test[:100]"
     )
 
 
