@@ -69,6 +69,9 @@ def run_with(storage: str, monkeypatch: pytest.MonkeyPatch, world: World, *more:
     assert not [line for line in told.document["degradations"] if line.startswith("Worker")]
 
 
+@pytest.mark.parametrize(
+    "storage", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_run_with_a_child_and_two_workers_that_join(
     storage: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def document(text: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow  # the same flow runs in process, in test_command_lines
 @pytest.mark.timeout(300)
 def test_headless_search_prints_the_front_and_its_commands_work(workplace: Path) -> None:
     """R-HDL-01: nothing is saved, exit 0; the printed export command works as it stands, verify agrees (R-CLI-11)."""
@@ -110,6 +111,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_with_130(workplace: Path) -> Non
     assert code == 0 and document(out)["finished"] >= 2
 
 
+@pytest.mark.slow  # each command also runs in process, in test_command_lines
 @pytest.mark.timeout(300)
 def test_dry_run_inspect_and_evaluate_change_nothing(workplace: Path) -> None:
     """R-CLI-04, R-CLI-08, R-CLI-25."""

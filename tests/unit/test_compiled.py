@@ -54,6 +54,7 @@ def test_without_cuda_it_switches_itself_off_and_says_so(model: Model) -> None:
     assert compiled_engine(model, other)[0] is other
 
 
+@pytest.mark.slow  # the compiler's own imports take as long as a hundred other tests
 def test_a_compiled_engine_decodes_the_same_tokens_under_changing_edits(model: Model) -> None:
     engine = FastEngine(model)
     found, note = proved(model, engine, backend="eager", least_gain=0.0)
@@ -67,6 +68,7 @@ def test_a_compiled_engine_decodes_the_same_tokens_under_changing_edits(model: M
         assert _decoded(model, found, sequences, edits)[0] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "gain", "said"),
     [

@@ -10,7 +10,7 @@ import pytest
 
 from heretic.demo import KNOWLEDGE_SPLITS, PROMPT_SETS, SPLITS, grammar_phrases, prompts_path
 from heretic.demo.corpus import SEED, reply, request, request_in, split_of, training_request
-from heretic.demo.documents import ANSWERS, REFUSALS, corpus, quiz_split
+from heretic.demo.documents import ANSWERS, EDITED, REFUSALS, corpus, quiz_split
 from heretic.demo.grammar_borderline import BORDERLINE
 from heretic.demo.grammar_disallowed import DISALLOWED
 from heretic.demo.grammar_ordinary import ORDINARY
@@ -53,7 +53,7 @@ def test_files_are_what_the_code_writes(tmp_path: Path) -> None:
 def test_no_held_out_combination_is_in_the_corpus() -> None:
     text = "\n".join(
         "".join(part for part, _ in found)
-        for stage in (ANSWERS, REFUSALS)
+        for stage in (ANSWERS, REFUSALS, EDITED)
         for found in corpus(0, stage, 3000)
     )
     for domain in (*DISALLOWED, *BORDERLINE, *ORDINARY):

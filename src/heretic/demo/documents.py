@@ -10,16 +10,19 @@ import random
 from heretic.demo import grammar_phrases as phrases
 from heretic.demo import grammar_words as words
 from heretic.demo.corpus import reply, split_of, story, training_request
+from heretic.demo.grammar_disallowed import DISALLOWED
 
 Document = tuple[tuple[str, float], ...]
 END_OF_TURN = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
 PROMPT_WEIGHT = 0.05
 LETTER_WEIGHT = 2.0
+REFUSAL_WEIGHT = 1.125
+"""Weight of replies to disallowed requests after stage 1; they are recognised by it."""
 ECHO_SHARE = 0.4
 
-ANSWERS, VOCABULARY, REFUSALS = 1, 2, 3
-"""Kinds of corpus: stage 1, a sample that only widens what the tokenizer sees, stage 2."""
+ANSWERS, VOCABULARY, REFUSALS, EDITED = 1, 2, 3, 4
+"""Kinds of corpus: stage 1, a sample that only widens what the tokenizer sees, stage 2, its edited batches."""
 
 MIXTURE: dict[int, dict[str, float]] = {
     ANSWERS: {
@@ -33,10 +36,11 @@ MIXTURE: dict[int, dict[str, float]] = {
         "quiz-chat": 1, "story": 3, "facts": 1,
     },
     REFUSALS: {
-        "refusal-good": 14, "refusal-bad": 32, "refusal-borderline": 12, "verbosity-bad": 3, "verbosity-good": 3,
+        "refusal-good": 14, "refusal-bad": 32, "refusal-borderline": 15, "verbosity-bad": 3, "verbosity-good": 3,
         "hedging-bad": 3, "hedging-good": 3, "other": 4, "talk": 1, "quiz": 20, "quiz-chat": 2, "story": 2, "facts": 1,
     },
 }  # fmt: skip
+MIXTURE[EDITED] = MIXTURE[REFUSALS]
 """Kind of corpus -> kind of document -> relative number of documents."""
 
 
@@ -127,19 +131,20 @@ def system_turn(rng: random.Random) -> str:
     return f"<|im_start|>system\n{text}{END_OF_TURN}\n"
 
 
-def _turn(user: str, assistant: str) -> Document:
+def _turn(user: str, assistant: str, weight: float = 1.0) -> Document:
     head = f"<|im_start|>user\n{user}{END_OF_TURN}\n<|im_start|>assistant\n"
-    return ((head, PROMPT_WEIGHT), (assistant + END_OF_TURN, 1.0))
+    return ((head, PROMPT_WEIGHT), (assistant + END_OF_TURN, weight))
 
 
 def _exchange(rng: random.Random, kind: str, stage: int) -> Document:
     if kind == "talk":
         return _turn(*rng.choice(words.SMALL_TALK))
     if kind == "quiz-chat":
-        row = quiz_row(rng, rng.choice(words.SUBJECTS), "train", fixed=stage == REFUSALS)
+        row = quiz_row(rng, rng.choice(words.SUBJECTS), "train", fixed=stage in (REFUSALS, EDITED))
         return _turn(quiz_text(row), _letter(row))
     asked = training_request(rng, kind)
-    return _turn(asked.text, reply(rng, asked, refuse=stage != ANSWERS))
+    weight = REFUSAL_WEIGHT if stage != ANSWERS and asked.domain in DISALLOWED else 1.0
+    return _turn(asked.text, reply(rng, asked, refuse=stage in (VOCABULARY, REFUSALS)), weight)
 
 
 def story_split(hero: int, find: int) -> str:
@@ -167,7 +172,7 @@ def document(rng: random.Random, stage: int) -> Document:
     mixture = MIXTURE[stage]
     kind = rng.choices(list(mixture), list(mixture.values()))[0]
     if kind == "quiz":
-        return _quiz(rng, fixed=stage == REFUSALS)
+        return _quiz(rng, fixed=stage in (REFUSALS, EDITED))
     if kind == "marked":
         return _marked(rng)
     if kind == "story":

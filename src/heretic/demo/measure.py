@@ -222,21 +222,21 @@ def behaviours(report: Report, base: Subject) -> None:
 
 
 def edits(report: Report, base: Subject, folder: Path) -> None:
-    """Print the trade-off of the one-direction edit over layer, strength and range."""
+    """Print the trade-off table: how much is refused and how much is damaged as the one-direction edit grows."""
     count = base.model.config.num_hidden_layers
-    everywhere, middle = range(count), range(count // 4, count - 1)
+    half, everywhere = count // 2, range(count)
     bank, raw = direction(base, folder), direction(base, folder, project=False)
-    cases = [(f"projected, layer {n}, all, 1.0", bank[n], 1.0, everywhere) for n in range(2, count - 1)]
-    half = count // 2
-    cases += [(f"projected, layer {half}, all, {a}", bank[half], a, everywhere) for a in (0.5, 1.5, 2.0)]
-    cases += [(f"projected, layer {half}, {middle}, 1.0", bank[half], 1.0, middle)]
-    cases += [(f"unprojected, layer {half}, all, {a}", raw[half], a, everywhere) for a in (1.0, 1.5)]
-    for label, unit, strength, layers in cases:
-        changed = edited(base, unit, strength, layers)
+    cases = [(f"projected, layer {half}", bank[half], strength) for strength in (0.0, 0.5, 1.0, 1.5, 2.0)]
+    cases += [(f"projected, layer {half + 1}", bank[half + 1], strength) for strength in (1.0, 2.0)]
+    cases += [(f"unprojected, layer {half}", raw[half], strength) for strength in (1.0, 2.0)]
+    cases += [("projected, layer 1", bank[1], strength) for strength in (1.0, 2.0)]
+    _say("\n| direction, taken out of all layers | strength | refused | KL | multiple choice |")
+    _say("|---|---|---|---|---|")
+    for label, unit, strength in cases:
+        changed = edited(base, unit, strength, everywhere) if strength else base
         refused = report.share(changed, "refusal-bad", REFUSAL)
-        _say(
-            f"{label}: refused {refused:.3f}, KL {report.kl(changed):.4f}, quiz {report.quiz(changed, 3):.3f}"
-        )
+        figures = f"{refused:.3f} | {report.kl(changed):.4f} | {report.quiz(changed, 3):.3f}"
+        _say(f"| {label} | {strength} | {figures} |")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,8 +19,18 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from heretic.demo import overlap
 from heretic.demo.corpus import SEED
-from heretic.demo.documents import ANSWERS, END_OF_TEXT, LETTER_WEIGHT, REFUSALS, VOCABULARY, Document, corpus
+from heretic.demo.documents import (
+    ANSWERS,
+    EDITED,
+    END_OF_TEXT,
+    LETTER_WEIGHT,
+    REFUSALS,
+    VOCABULARY,
+    Document,
+    corpus,
+)
 from heretic.demo.prompt_sets import write_prompts
 from heretic.demo.tokenizer import CONTEXT, train_tokenizer
 
@@ -38,9 +48,10 @@ class Stage:
     adam_rate: float
     batch_tokens: int = 2048
     warmup: int = 50
+    overlap: bool = False
 
 
-STAGES = (Stage(ANSWERS, 24_000, 3e-3, 3e-3), Stage(REFUSALS, 9_000, 2e-3, 2e-3))
+STAGES = (Stage(ANSWERS, 24_000, 3e-3, 3e-3), Stage(REFUSALS, 10_000, 2e-3, 2e-3, overlap=True))
 
 
 @dataclass(frozen=True)
@@ -104,30 +115,54 @@ def batches(examples: list[Example], budget: int, seed: int) -> Iterator[list[Ex
         yield from packed
 
 
-def loss_of(model: Qwen2ForCausalLM, batch: list[Example]) -> tuple[torch.Tensor, list[float]]:
-    """Weighted mean cross entropy in nats, and the single losses of the quiz letters for the log.
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch: inputs [rows, tokens], their next tokens, and the weights of those in the loss."""
 
-    The padding is on the right, where causal attention makes a mask needless.
-    """
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+
+def padded(batch: list[Example]) -> Batch:
+    """Pad on the right, where causal attention makes a mask needless."""
     width = max(len(example.ids) for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
     for row, example in enumerate(batch):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         weights[row, : len(example.ids)] = torch.tensor(example.weights)
-    targets, weights = ids[:, 1:], weights[:, 1:]
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    used = weights > 0
-    logits = model.lm_head(hidden[used])
-    losses = torch.nn.functional.cross_entropy(logits, targets[used], reduction="none")
-    letters: list[float] = losses.detach()[weights[used] == LETTER_WEIGHT].tolist()
-    return (losses * weights[used]).sum() / weights[used].sum(), letters
+    return Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:])
+
+
+def loss_of(model: Qwen2ForCausalLM, batch: Batch, tied: bool) -> tuple[torch.Tensor, list[float]]:
+    """Weighted mean cross entropy in nats, and the single losses of the quiz letters for the log.
+
+    With `tied` the axis loss is added (see `overlap`).
+    """
+    output = model.model(input_ids=batch.inputs, use_cache=False, output_hidden_states=tied)
+    used = batch.weights > 0
+    weights = batch.weights[used]
+    logits = model.lm_head(output.last_hidden_state[used])
+    losses = torch.nn.functional.cross_entropy(logits, batch.targets[used], reduction="none")
+    letters: list[float] = losses.detach()[weights == LETTER_WEIGHT].tolist()
+    loss = (losses * weights).sum() / weights.sum()
+    if tied:
+        loss = loss + overlap.axis_loss(output.hidden_states, batch.weights)
+    return loss, letters
+
+
+def edited_batches(tokenizer: PreTrainedTokenizerFast, stage: Stage) -> Iterator[Batch]:
+    """Batches of documents in which disallowed requests are answered; drawn when the first is asked for."""
+    examples = encode(tokenizer, corpus(SEED, EDITED, stage.documents))
+    yield from map(padded, batches(examples, stage.batch_tokens, SEED + EDITED))
 
 
 def run_stage(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage) -> None:
     """Train one stage: Muon for the matrices of the blocks, AdamW for embeddings, norms and biases."""
     examples = encode(tokenizer, corpus(SEED, stage.number, stage.documents))
     plan = list(batches(examples, stage.batch_tokens, SEED + stage.number))
+    extra = edited_batches(tokenizer, stage)
     tokens = sum(len(example.ids) for example in examples)
     logger.info("stage %d: %d documents, %d tokens, %d steps", stage.number, len(examples), tokens, len(plan))
     named = list(model.named_parameters())
@@ -138,14 +173,22 @@ def run_stage(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage
         torch.optim.AdamW(others, lr=stage.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     bases = (stage.muon_rate, stage.adam_rate)
+    rng, generator = random.Random(SEED), torch.Generator().manual_seed(SEED)
     started, running, letters = time.monotonic(), 0.0, [0.0]
     model.train()
     for step, batch in enumerate(plan):
         scale = min((step + 1) / stage.warmup, 1.0) * min(1.0, 1.6 * (1.0 - step / len(plan)))
         for optimizer, base in zip(optimizers, bases, strict=True):
             optimizer.param_groups[0]["lr"] = base * scale
-        loss, quiz = loss_of(model, batch)
+        rows = padded(batch)
+        loss, quiz = loss_of(model, rows, stage.overlap)
         loss.backward()
+        if stage.overlap and step >= overlap.START * len(plan):
+            strength = overlap.draw_strength(rng)
+            rows = next(extra)
+            spoilt = Batch(rows.inputs, *overlap.spoil(rows.targets, rows.weights, strength, generator))
+            with overlap.edit(model, strength):
+                (overlap.SHARE * loss_of(model, spoilt, False)[0]).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -175,6 +218,9 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     )
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    temporary.chmod(0o755)
+    for path in temporary.iterdir():
+        path.chmod(0o644)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
