@@ -17,7 +17,6 @@ from heretic.tasks import chat_model, doctor, dry_run, evaluate_pair, export_tri
 
 __all__ = [
     "chat_model",
-    "demo",
     "doctor",
     "dry_run",
     "evaluate_pair",
@@ -50,8 +49,3 @@ def run(resolved: Resolved, *, console: Console, stop: StopFlag) -> RunReport:
         result = Result(outcome, confirmation, confirmed)
         status = finish(run, result)
     return build_report(run, result, status)
-
-
-def demo(resolved: Resolved, *, console: Console, stop: StopFlag) -> RunReport:
-    """The same run on the bundled model; only its settings differ (requirements R-CLI-32)."""
-    return run(resolved, console=console, stop=stop)
