@@ -149,8 +149,9 @@ def test_a_stopped_worker_s_late_result_is_refused(storage: str, start: Start, t
 def test_a_slow_worker_that_renews_keeps_its_trials(storage: str, start: Start, tmp_path: Path) -> None:
     """Control of the two above: a worker busy for several leases loses nothing, whatever the clocks say."""
     create(storage, Terms(6, lease_seconds=1.5))
-    slow, shifted = start("~2"), start("", "0.5")
-    wait_for(lambda: hangs(tmp_path, slow))
+    slow = start("~2")
+    wait_for(lambda: hangs(tmp_path, slow))  # before the other starts, which could finish the study alone
+    shifted = start("", "0.5")
     time.sleep(4)
     (tmp_path / "go-on").touch()
     assert "late" not in ended(slow)

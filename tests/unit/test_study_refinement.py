@@ -42,7 +42,7 @@ def study_of(*trials: FrozenTrial) -> optuna.Study:
 def point(study: optuna.Study, seed: int) -> dict[str, object]:
     """What the sampler proposes for every dimension."""
     sampler = LocalSampler(SPACE, seed, {"scope": "per_layer", "weight": 0.3, "depth": 1.0})
-    row = study.ask()
+    row = study._storage.get_trial(study.ask()._trial_id)
     return {d.name: sampler.sample_independent(study, row, d.name, FloatDistribution(0, 1)) for d in SPACE}
 
 
