@@ -91,6 +91,7 @@ def test_headless_search_prints_the_front_and_its_commands_work(workplace: Path)
     assert code == 1 and document(out)["status"] == "failed"
 
 
+@pytest.mark.slow  # test_signals sends the same signal to the same flow
 @pytest.mark.timeout(300)
 def test_ctrl_c_keeps_what_is_finished_and_ends_with_130(workplace: Path) -> None:
     """R-CLI-26, R-HDL-02: one document, the study holds the finished trials."""

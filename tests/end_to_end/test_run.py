@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from heretic.constants import DEFAULT_SYSTEM_PROMPT
 from heretic.demo import model_path, prompts_path
 from heretic.scorers.markers import marker_scorer
+from heretic.study.catalogue import load_finished
 
 from .support import TRIALS, Ended, here, run_flags
 
@@ -152,3 +153,15 @@ def test_verify_finds_a_flipped_bit(
     damaged = here("verify", str(copy), capture=capsys)
     assert damaged.code == 1
     assert "model.safetensors" in damaged.err + damaged.out
+
+
+def test_trials_keep_classes_and_sample_replies(finished: tuple[Path, Ended]) -> None:
+    """R-EVA-10: what a trial said can be read later; a trial that was cut short keeps no such figures."""
+    trials = load_finished(f"sqlite:///{finished[0] / 'study.db'}", "heretic_study")
+    complete = [trial.scores.measured for trial in trials if trial.scores.measured["status"] == "complete"]
+    assert complete
+    for measured in complete:
+        assert sum(measured["classes"].values()) == measured["n"]  # type: ignore[union-attr]  # a table by contract
+        assert measured["samples"]
+    cut = [trial.scores.measured for trial in trials if trial.scores.measured["status"] != "complete"]
+    assert all("samples" not in measured and measured["hits"] is None for measured in cut)

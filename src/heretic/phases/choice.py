@@ -166,7 +166,10 @@ def search_measurement(trial: FinishedTrial) -> Measurement:
     guards = {name: value for name, value in trial.scores.constraints.items() if name not in ("kl", "effect")}
     classes = measured.get("classes")
     counts = {str(k): int(str(v)) for k, v in classes.items()} if isinstance(classes, Mapping) else {}
-    return Measurement(where="search", rate=rate_of(hits, n), kl=kl, guards=guards, classes=counts)
+    replies = [str(text) for text in _sequence(measured.get("samples"))]
+    return Measurement(
+        where="search", rate=rate_of(hits, n), kl=kl, guards=guards, classes=counts, replies=replies
+    )
 
 
 def separability(selection: Selection) -> str:

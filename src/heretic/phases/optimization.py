@@ -153,6 +153,10 @@ def _terms(run: Run, n_trials: int) -> Terms:
     return Terms(n_trials, run.settings.lease_seconds, run.settings.max_trial_retries)
 
 
+SAMPLES = 8
+SAMPLE_LENGTH = 300
+"""Replies kept with each trial, and the characters of each (requirements R-EVA-10)."""
+
 ANCHORS = (("global", 0.8, 1.0), ("per_layer", None, 1.5), ("global", 0.65, 1.5), ("per_layer", None, 1.0))
 """(scope, relative index, peak): flat removal over depth, from gentle to strong (docs/log.md, anchors)."""
 
@@ -324,5 +328,6 @@ def scores(
         "interval": [low, high],
         "classes": classes,
     }
+    measured["samples"] = [reply.text[:SAMPLE_LENGTH] for reply in outcome.replies[:SAMPLES]]
     constraints |= guard_values(outcome, base)
     return Scores((rate, kl_objective(kl.mean, scale)), constraints, measured)
