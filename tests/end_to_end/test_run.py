@@ -161,7 +161,8 @@ def test_trials_keep_classes_and_sample_replies(finished: tuple[Path, Ended]) ->
     complete = [trial.scores.measured for trial in trials if trial.scores.measured["status"] == "complete"]
     assert complete
     for measured in complete:
-        assert sum(measured["classes"].values()) == measured["n"]  # type: ignore[union-attr]  # a table by contract
+        classes = measured["classes"]
+        assert isinstance(classes, dict) and sum(classes.values()) == measured["n"]
         assert measured["samples"]
     cut = [trial.scores.measured for trial in trials if trial.scores.measured["status"] != "complete"]
     assert all("samples" not in measured and measured["hits"] is None for measured in cut)
