@@ -18,7 +18,7 @@ from heretic.config import Resolved, built_in_behaviours, resolve_settings
 from heretic.console import Console
 from heretic.decoding import choose_engine
 from heretic.demo import model_path
-from heretic.exceptions import ConfigurationError, HereticError, StudyNotFoundError
+from heretic.exceptions import ConfigurationError, DatasetError, HereticError, StudyNotFoundError
 from heretic.export.folder import inspect_folder
 from heretic.export.manifest import read_manifest
 from heretic.export.verify import verify_folder
@@ -228,9 +228,11 @@ def _measured_again(
         notes.append("The manifest holds no measured figures to compare with.")
         return None
     try:
-        resolved = settings_from_manifest(stored, base, folder)
+        # Nothing counts as explicit: an auxiliary set that was out of reach in the run may be so again.
+        resolved = replace(settings_from_manifest(stored, base, folder), explicit=frozenset())
         run = Run(resolved, console, StopFlag())
         run.bundle = steps.load_prompts(run)
+        _require_same_prompts(manifest.get("data"), run.bundle.records())
     except HereticError as error:
         notes.append(f"Not measured again, because the prompts of the run are not here: {error.message}")
         return None
@@ -246,6 +248,17 @@ def _measured_again(
             f"{found.rate.hits}/{found.rate.n}."
         )
     return flat_measurement(found)
+
+
+def _require_same_prompts(recorded: object, loaded: Mapping[str, Mapping[str, object]]) -> None:
+    """Figures can only be compared on the prompts of the run."""
+    for name in ("bad_confirmation", "good_confirmation", "bad_evaluation", "good_evaluation"):
+        then = recorded.get(name) if isinstance(recorded, Mapping) else None
+        known = then.get("content_hash") if isinstance(then, Mapping) else None
+        if known != loaded.get(name, {}).get("content_hash"):
+            raise DatasetError(
+                f"{name}_prompts are not those of the run.", hint="Verify where the run was made."
+            )
 
 
 def settings_from_manifest(stored: Mapping[str, object], base: ModelSource, folder: Path) -> Resolved:
