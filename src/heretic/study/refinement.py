@@ -9,13 +9,13 @@ rate; the distance is drawn anew each time, so that the whole low end of the fro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from heretic.study.points import PointSampler
 from heretic.study.types import Dimension, Value
 
 SLACKS: Final = (0.0, 0.02, 0.05, 0.1)
@@ -34,44 +34,26 @@ NEEDED: Final = 8
 """Finished trials before there is something to refine."""
 
 
-class LocalSampler(optuna.samplers.BaseSampler):
+class LocalSampler(PointSampler):
     """A variation of a good trial; `fallback` gives the dimensions that the parent did not have."""
 
     def __init__(self, space: Sequence[Dimension], seed: int, fallback: Mapping[str, Value]) -> None:
+        super().__init__(fallback)
         self._space = {dimension.name: dimension for dimension in space}
         self._random = np.random.default_rng(seed)
-        self._fallback = dict(fallback)
-        self._point: dict[str, Value] | None = None
+        self._drawn: dict[str, Value] | None = None
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing is sampled jointly: the point is one."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing is sampled jointly: the point is one."""
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """The coordinate of that name; the whole point is drawn at the first call, in the declared order."""
-        if self._point is None:
-            self._point = self._varied(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        return self._point[param_name]
+    def point(self, study: optuna.Study) -> Mapping[str, Value]:
+        """Drawn at the first call, in the declared order of the dimensions."""
+        if self._drawn is None:
+            self._drawn = self._varied(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        return self._drawn
 
     def _varied(self, trials: Sequence[FrozenTrial]) -> dict[str, Value]:
         slack = float(self._random.choice(SLACKS))
         width = float(self._random.choice(WIDTHS))
         parent = best_within(trials, slack)
-        point = dict(self._fallback)
+        point = dict(self._values)
         for name, dimension in self._space.items():
             given = None if parent is None else parent.params.get(name)
             step, chance = float(self._random.normal()), float(self._random.random())

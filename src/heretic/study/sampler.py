@@ -13,14 +13,13 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
 
 from heretic.registry import Registry
+from heretic.study.points import PointSampler
 from heretic.study.refinement import NEEDED, LocalSampler
 from heretic.study.space import nearest_legal, sobol_point, value_at
 from heretic.study.types import Dimension, Value
@@ -67,35 +66,6 @@ SAMPLERS: Registry[Callable[[Request], optuna.samplers.BaseSampler]] = Registry(
 def seed_of(study_seed: int, index: int, *stream: int) -> int:
     """Seed of trial k: SeedSequence([study seed, k]); other uses add a stream number (reliability 6)."""
     return int(np.random.SeedSequence([study_seed, index, *stream]).generate_state(1)[0])
-
-
-class PointSampler(optuna.samplers.BaseSampler):
-    """Gives the values of one point, whatever has been finished."""
-
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self._values = dict(values)
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing is sampled jointly: the point is one."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing is sampled jointly: the point is one."""
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """The coordinate of that name."""
-        return self._values[param_name]
 
 
 def startup_sampler(request: Request, given: Mapping[str, Value] | None = None) -> PointSampler:
