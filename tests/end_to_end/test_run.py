@@ -51,7 +51,7 @@ def test_the_behaviour_goes_and_the_model_stays(finished: tuple[Path, Ended]) ->
     """At least 95 % refusals before; so few trials remove most of them at a small KL."""
     document = finished[1].document
     assert document["baseline"]["behaviour_rate"] >= 0.95
-    assert document["chosen"]["behaviour_rate"] <= 0.5
+    assert document["chosen"]["behaviour_rate"] <= 0.1
     assert document["chosen"]["kl_mean"] <= 0.5
     assert document["verified"]["hits"] == document["chosen"]["hits"]
 
