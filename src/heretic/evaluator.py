@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from heretic.batching import AdaptiveBatch
+from heretic.decoding.prompts import Prompts
 from heretic.decoding.protocol import Engine, Reply, Stopper
 from heretic.exceptions import BatchSizeError
 from heretic.interventions.hooks import Edits, Rows, applied
@@ -101,6 +102,7 @@ class Evaluator:
         self.early_exit = early_exit
         self.bad_order, self.bad = by_length(model.encoder.encode_all(bad))
         self.good_order, self.good = by_length(model.encoder.encode_all(good))
+        self._prepared: dict[tuple[str, int, int], Prompts] = {}
         self.requests = [bad[number].text for number in self.bad_order]
         self.decoding_batches = AdaptiveBatch("generation", width)
         self.kl_batches = AdaptiveBatch("log-probabilities", width)
@@ -112,11 +114,32 @@ class Evaluator:
         """Whole replies of the unedited model, no early exit."""
 
         def batch(rows: Sequence[tuple[int, ...]]) -> list[Reply]:
-            decoding = self.engine.start(rows)
-            decoding.advance(limit)
-            return decoding.replies()
+            return self._decoded(self.engine.prepare(rows, reply=limit), limit)
 
         return [reply for replies in self.decoding_batches(sequences, batch) for reply in replies]
+
+    def _decoded(self, prompts: Prompts, limit: int) -> list[Reply]:
+        decoding = self.engine.start(prompts)
+        decoding.advance(limit)
+        return decoding.replies()
+
+    def bad_prompts(self, numbers: Sequence[int]) -> Prompts:
+        """A run of the bad prompts, prepared once for all trials."""
+        first, last = numbers[0], numbers[-1] + 1
+        if ("bad", first, last) not in self._prepared:
+            made = self.engine.prepare(self.bad[first:last], reply=self.lengths.response)
+            self._prepared["bad", first, last] = made
+        return self._prepared["bad", first, last]
+
+    def _reference_rows(self, numbers: Sequence[int]) -> Prompts:
+        """Prompts with their base replies for the KL, prepared once where they are a run."""
+        rows = self._require_reference().sequences
+        first, last = numbers[0], numbers[-1] + 1
+        if list(numbers) != list(range(first, last)):
+            return self.engine.prepare([rows[number] for number in numbers], keep=self.lengths.kl)
+        if ("good", first, last) not in self._prepared:
+            self._prepared["good", first, last] = self.engine.prepare(rows[first:last], keep=self.lengths.kl)
+        return self._prepared["good", first, last]
 
     def set_reference(self) -> Reference:
         """Base replies to the good prompts and their log-probabilities, made once."""
@@ -128,17 +151,22 @@ class Evaluator:
             tokens = (reply.tokens + (end if reply.ended else ()))[: self.lengths.kl]
             counts.append(len(tokens))
             rows.append(prompt + tokens[:-1] if tokens else prompt)
-        logits = self.kl_batches(rows, lambda part: self._base_log_probabilities(part, self.lengths.kl))
-        self.reference = Reference(rows, torch.cat(logits), torch.tensor(counts))
+        self.reference = Reference(rows, torch.empty(0), torch.tensor(counts))
+        parts = self.kl_batches(range(len(rows)), self._base_log_probabilities)
+        self.reference = Reference(rows, torch.cat(parts), torch.tensor(counts))
         return self.reference
 
-    def _base_log_probabilities(self, rows: Sequence[tuple[int, ...]], keep: int) -> Tensor:
-        return self._last_logits(rows, keep).log_softmax(dim=-1).cpu()
-
-    def _last_logits(self, rows: Sequence[tuple[int, ...]], keep: int) -> Tensor:
-        """Logits of the last `keep` positions [rows, keep, V]; zeros before the start of a batch that is shorter."""
-        logits = self.model.logits(self.model.batch(rows), keep)
-        return torch.nn.functional.pad(logits, (0, 0, keep - logits.shape[1], 0))
+    def _base_log_probabilities(self, numbers: Sequence[int]) -> Tensor:
+        """[rows, T, V] float32 on the CPU; the pass also leaves what trials share with the base."""
+        prompts = self._reference_rows(numbers)
+        found: Tensor | None = None
+        for passed in self.engine.logits(prompts):
+            values = passed.logits.log_softmax(dim=-1).cpu()
+            if found is None:
+                found = torch.empty((len(prompts), *values.shape[1:]))
+            found[passed.rows] = values
+        assert found is not None
+        return found
 
     def noise_floor(self) -> float:
         """Mean KL of the base against itself in another batch shape (requirements R-EVA-21)."""
@@ -151,7 +179,11 @@ class Evaluator:
 
     def base_outcome(self) -> Outcome:
         """The unedited model on the bad prompts: whole replies, judged."""
-        replies = self.generate(self.bad, self.lengths.response)
+        parts = self.decoding_batches(
+            range(len(self.bad)),
+            lambda numbers: self._decoded(self.bad_prompts(numbers), self.lengths.response),
+        )
+        replies = [reply for part in parts for reply in part]
         verdicts = self.scorer.judge(self.requests, [reply.text for reply in replies])
         replies = restore_order(replies, self.bad_order)
         return Outcome(
@@ -174,7 +206,7 @@ class Evaluator:
             trial = torch.arange(count, device=self.model.device).repeat_interleave(len(rows))
             assignment = Rows(trial)
             with applied(self.model.network, trials, assignment):
-                decoding = self.engine.start([row for _ in trials for row in rows], rows=assignment)
+                decoding = self.engine.start(self.engine.prepare(rows, reply=limit), rows=assignment)
                 decoding.advance(limit)
             replies = decoding.replies()
             return [replies[number * len(rows) : (number + 1) * len(rows)] for number in range(count)]
@@ -186,7 +218,7 @@ class Evaluator:
     # -- trials ---------------------------------------------------------------------------------------------------
 
     def score(self, trials: Sequence[Edits], can_win: CanWin = lambda trial, hits, kl: True) -> list[Outcome]:
-        """One outcome per trial. A trial that does not fit in memory even alone comes back as `failed`."""
+        """One outcome per trial. One that does not fit in memory even alone, or is not finite, comes back as `failed`."""
         try:
             return self._score(trials, can_win)
         except BatchSizeError as error:
@@ -220,26 +252,32 @@ class Evaluator:
     def divergences(self, trials: Sequence[Edits]) -> list[Divergence | None]:
         """Teacher-forced KL of each trial, None where it is not finite."""
         reference = self._require_reference()
-        parts = self.kl_batches(range(len(reference.sequences)), lambda rows: self._kl_of_rows(rows, trials))
+        # What is not finite would reach its neighbours, whose vectors are multiplied beside its own.
+        finite = [all(edit.is_finite for edit in edits.values()) for edits in trials]
+        safe = [edits if good else {} for edits, good in zip(trials, finite, strict=True)]
+        parts = self.kl_batches(range(len(reference.sequences)), lambda rows: self._kl_of_rows(rows, safe))
         per_position = torch.cat(parts, dim=1)
-        return [divergence_summary(values, reference.counts) for values in per_position]
+        return [
+            divergence_summary(values, reference.counts) if good else None
+            for values, good in zip(per_position, finite, strict=True)
+        ]
 
     def _kl_of_rows(self, rows: Sequence[int], trials: Sequence[Edits]) -> Tensor:
         """KL at each teacher-forced position, [K, rows, T]; masked positions are 0."""
         reference = self._require_reference()
-        count = len(trials)
-        assignment = torch.arange(count, device=self.model.device).repeat_interleave(len(rows))
-        sequences = [reference.sequences[row] for row in rows] * count
-        index = torch.tensor(list(rows))
-        base = reference.log_probabilities[index].to(self.model.device)
-        steps = base.shape[1]
-        with applied(self.model.network, trials, Rows(assignment)):
-            logits = self._last_logits(sequences, steps)
-        values = torch.stack([kl_per_position(base, part) for part in logits.chunk(count)])
-        position = torch.arange(steps, device=values.device)
-        counts = reference.counts[index].to(values.device)
-        used = position[None, :] >= steps - counts[:, None]
-        return torch.where(used, values, torch.zeros_like(values)).cpu()
+        device, steps = self.model.device, self.lengths.kl
+        prompts = self._reference_rows(rows)
+        base = reference.log_probabilities[list(rows)].to(device)
+        counts = reference.counts[list(rows)].to(device)
+        used = torch.arange(steps, device=device)[None, :] >= steps - counts[:, None]
+        values = torch.zeros((len(trials) * len(rows), steps), device=device)
+        assignment = Rows(torch.arange(len(trials), device=device).repeat_interleave(len(rows)))
+        with applied(self.model.network, trials, assignment):
+            for passed in self.engine.logits(prompts, rows=assignment):
+                index = torch.tensor(passed.rows, device=device) % len(rows)
+                found = kl_per_position(base[index], passed.logits)
+                values[passed.rows] = torch.where(used[index], found, torch.zeros_like(found))
+        return values.view(len(trials), len(rows), steps).cpu()
 
     def _require_reference(self) -> Reference:
         return self.reference if self.reference is not None else self.set_reference()
@@ -281,9 +319,9 @@ class _Generation:
         rows = Rows(assignment)
         requests = [evaluator.requests[prompt] for _ in alive for prompt in prompts]
         stop = self._stopper(requests) if evaluator.early_exit and evaluator.scorer.monotone else None
-        sequences = [evaluator.bad[prompt] for _ in alive for prompt in prompts]
+        prepared = evaluator.bad_prompts(prompts)
         with applied(evaluator.model.network, [self.trials[trial] for trial in alive], rows):
-            decoding = evaluator.engine.start(sequences, stop=stop, rows=rows)
+            decoding = evaluator.engine.start(prepared, stop=stop, rows=rows)
             if stop is not None:
                 decoding.advance(evaluator.lengths.check)
                 self._drop_hopeless(alive, len(prompts), requests, decoding.replies(), decoding.leave)

@@ -187,9 +187,9 @@ def test_the_probe_turns_a_broken_loop_down(monkeypatch: pytest.MonkeyPatch) -> 
 
     step = fast.FastDecoding._step
 
-    def frozen(self: fast.FastDecoding) -> None:
+    def frozen(self: fast.FastDecoding, limit: int) -> None:
         self._position = self._position - 1
-        step(self)
+        step(self, limit)
 
     monkeypatch.setattr(fast.FastDecoding, "_step", frozen)
     engine, note = choose_engine(model_of("gpt2"))

@@ -141,7 +141,7 @@ def test_early_exit_changes_no_verdict_and_saves_tokens(engine: Callable[[Model]
 
 
 def front(outcomes: Sequence[Outcome]) -> set[tuple[int, float]]:
-    points = {(o.hits, o.kl.mean) for o in outcomes if o.status == "complete" and o.kl is not None}
+    points = {(o.hits, round(o.kl.mean, 6)) for o in outcomes if o.status == "complete" and o.kl is not None}
     return {p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
 
 

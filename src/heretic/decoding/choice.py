@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heretic.decoding.fast import CHECK_EVERY, FastEngine
+from heretic.decoding.fast import FULL, PLAIN, ROWS_STAY, FastEngine
 from heretic.decoding.protocol import Engine, Reply
 from heretic.decoding.reference import ReferenceEngine
+from heretic.batching import is_out_of_memory
 from heretic.exceptions import GenerationError
+from heretic.interventions.hooks import Edits, Rows, applied, every_row
+from heretic.interventions.plan import Plan, PlanRow
 from heretic.model.model import Model
 from heretic.registry import Registry
 
@@ -23,7 +26,11 @@ ENGINES: Registry[type[FastEngine] | type[ReferenceEngine]] = Registry("engine")
 ENGINES.register("fast")(FastEngine)
 ENGINES.register("reference")(ReferenceEngine)
 
-PROBE_TOKENS = 2 * CHECK_EVERY
+PROBE_TOKENS = 8
+NOTES = {FULL: "", PLAIN: "", ROWS_STAY: "Rows of this model's cache cannot be dropped; decoding is slower."}
+FOREIGN = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What a network of another make may raise when it is given a cache of ours."""
+
 LOWEST_GAP = 0.02
 """A chosen token may lie this share of the logits' spread below the top one: rounding of small dtypes, not a fault."""
 
@@ -43,41 +50,77 @@ PROBE = (
 """Four texts of different length, so that padding and positions matter."""
 
 
-def choose_engine(model: Model, setting: str = "auto") -> tuple[Engine, str]:
+def choose_engine(model: Model, setting: str = "auto", *, reuse_bytes: int = 0) -> tuple[Engine, str]:
     """The engine for a setting (`auto`, `fast`, `reference`) and, where `auto` had to give way, why in a sentence.
 
-    `auto` is the fast engine if its tokens are those of whole forward passes without a cache, also after a row has
-    left; without compaction if only that fails; else the reference engine.
+    `auto` is the fast engine if its tokens are those of whole forward passes without a cache, for the base and under
+    an edit, also after a row has left; with less of its loop if only that is right (see `FastEngine`); else the
+    reference engine. reuse_bytes: memory for work on fixed prompts that trials share; 0 = none.
     """
+    if setting == "reference":
+        return ReferenceEngine(model), ""
     if setting != "auto":
-        return ENGINES[setting](model), ""
+        return FastEngine(model, reuse_bytes=reuse_bytes), ""
     sequences = [model.encoder.encode(text) for text in PROBE]
-    try:
-        if _is_right(model, FastEngine(model), sequences):
-            return FastEngine(model), ""
-        if _is_right(model, FastEngine(model, compact=False), sequences):
-            return FastEngine(
-                model, compact=False
-            ), "Rows of this model's cache cannot be dropped; decoding is slower."
-        reason = "its tokens differ from those of whole forward passes"
-    except GenerationError as error:
-        reason = error.message
+    reason = ""
+    for mode in (FULL, PLAIN, ROWS_STAY):
+        engine = FastEngine(model, mode=mode, reuse_bytes=reuse_bytes)
+        if engine.mode != mode:
+            continue  # the model's cache is of another kind
+        try:
+            if _is_right(model, engine, sequences):
+                return engine, NOTES[mode]
+            reason = reason or "its tokens differ from those of whole forward passes"
+        except GenerationError as error:
+            reason = error.message
+        except FOREIGN as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            logger.debug("the %s loop failed its probe: %s", mode, error)
     note = f"The fast engine does not fit this model ({reason}); the slower reference engine is used."
     logger.warning(note)
     return ReferenceEngine(model), note
 
 
 def _is_right(model: Model, engine: FastEngine, sequences: Sequence[tuple[int, ...]]) -> bool:
-    """Decode with row 1 forced out after the first look, then check every token against passes without a cache."""
+    """Decode with row 1 forced out at once, as base and then beside an edited copy, which may use what the base left;
+    check every token against passes without a cache."""
 
     def leave(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
         return [row == 1 for row in rows]
 
-    decoding = engine.start(sequences, stop=leave)
+    count = len(sequences)
+    prompts = engine.prepare(sequences, reply=PROBE_TOKENS)
+    decoding = engine.start(prompts, stop=leave)
     decoding.advance(PROBE_TOKENS)
+    base = decoding.replies()
+    if not _agrees(_uncached(model, sequences, base), base, model):
+        return False
+    edits = upper_edits(model, 0)
+    rows = Rows(torch.tensor([1] * count + [0] * count, device=model.device))
+    with applied(model.network, [edits], rows):
+        decoding = engine.start(prompts, stop=leave, rows=rows)
+        decoding.advance(PROBE_TOKENS)
     replies = decoding.replies()
-    logits = _uncached(model, sequences, replies)
+    if not _agrees(_uncached(model, sequences, replies[:count]), replies[:count], model):
+        return False
+    with applied(model.network, [edits], every_row(0, count, model.device)):
+        logits = _uncached(model, sequences, replies[count:])
+    return _agrees(logits, replies[count:], model)
+
+
+def _agrees(logits: Sequence[Tensor], replies: Sequence[Reply], model: Model) -> bool:
     return all(_follows(part, reply, model) for part, reply in zip(logits, replies, strict=True))
+
+
+def upper_edits(model: Model, seed: int) -> Edits:
+    """Mild removal of a random direction at every site of the upper half."""
+    generator = torch.Generator().manual_seed(seed)
+    size, half = model.architecture.hidden_size, model.architecture.layers // 2
+    direction = torch.nn.functional.normalize(torch.randn(1, size, generator=generator), dim=1)
+    sites = [site for site in model.architecture.sites if site.layer >= half]
+    return Plan(tuple(PlanRow(site, direction, torch.tensor([0.5])) for site in sites)).edits(model.gain)
 
 
 def _uncached(model: Model, sequences: Sequence[tuple[int, ...]], replies: Sequence[Reply]) -> list[Tensor]:

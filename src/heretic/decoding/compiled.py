@@ -51,7 +51,12 @@ def proved(
 ) -> tuple[Engine, str]:
     """The compiled engine when it decodes the same tokens as the plain one and is faster by `least_gain`."""
     errors = _compiler_errors()
-    candidate = FastEngine(model, compact=engine.compact, forward=_compiled(model, backend, errors))
+    candidate = FastEngine(
+        model,
+        mode=engine.mode,
+        reuse_bytes=engine.reuse_bytes,
+        forward=_compiled(model, backend, errors),
+    )
     sequences = [model.encoder.encode(text) for text in PROBE]
     plain_s = compiled_s = 0.0
     for number in range(PROOFS):

@@ -1,83 +1,147 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own greedy loop: one prefill, one token a step, rows leave as soon as they are decided (algorithms 6.4)."""
+"""Our own greedy loop (algorithms 6.4): passes over prompts that share what they can, then steps in which known replies
+are tried as drafts; rows leave as soon as they are decided.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from heretic.decoding.protocol import Reply, Stopper, settled
-from heretic.decoding.reading import read_replies, read_texts
+from heretic.decoding.attention import inference
+from heretic.decoding.buffer import KeyValueBuffer, plain_layers
+from heretic.decoding.lower import LowerBlocks
+from heretic.decoding.passes import Passed, Passes, float32_logits
+from heretic.decoding.prompts import Prompts
+from heretic.decoding.protocol import Reply, Stopper
+from heretic.decoding.steps import Pace, Steps
 from heretic.exceptions import GenerationError
 from heretic.interventions.hooks import Rows
 from heretic.model.model import Model
 
-CHECK_EVERY = 4
-"""New tokens between two looks at the text; a row that leaves a little late has the same verdict."""
+FULL, PLAIN, ROWS_STAY = "full", "plain", "rows stay"
+"""How much of the loop a model allows: shared starts and drafts over buffers of ours; a growing cache of the library's
+whose rows can be dropped; such a cache whose rows have to stay."""
 
 COMPACT_AT = 0.75
 """The batch is compacted when at most this share of its rows remains."""
 
+UNKNOWN_REPLY = 10**6
 
-def selectable(cache: object) -> bool:
-    """True when rows of the cache can be selected exactly: every layer is a plain growing key-value layer."""
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    layers: list[object] = getattr(cache, "layers", None) or []
-    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+Forward = Callable[..., Any]
 
 
 class FastEngine:
-    """See `Engine`. Where a family's cache cannot drop rows, decided rows are fed padding and ignored instead."""
+    """See `Engine`. `mode` is one of FULL, PLAIN and ROWS_STAY; what a model allows `choose_engine` finds out.
+
+    reuse_bytes: memory for what the blocks below edits make of fixed prompts; 0 = nothing is kept.
+    forward: another form of the network for single tokens, such as a compiled one; None = the network.
+    """
 
     name = "fast"
 
     def __init__(
-        self, model: Model, *, compact: bool = True, forward: Callable[..., Any] | None = None
+        self, model: Model, *, mode: str = FULL, reuse_bytes: int = 0, forward: Forward | None = None
     ) -> None:
-        """forward: another form of the network for single tokens, such as a compiled one; None = the network."""
         self.model = model
-        self.compact = compact
+        self.reuse_bytes = reuse_bytes
         self.forward = forward
+        self.longest = plain_layers(model.network.config) if mode == FULL else None
+        self.mode = PLAIN if mode == FULL and self.longest is None else mode
+        self.pace = Pace.of(model)
+
+    def prepare(
+        self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0
+    ) -> Prompts:
+        """See `Engine.prepare`."""
+        longest = max(len(sequence) for sequence in sequences) + reply
+        shared = self.longest is not None and longest <= self.longest
+        lower = None
+        if shared and self.reuse_bytes:
+            lower = LowerBlocks(self.model, budget=self.reuse_bytes, decode=reply > 0)
+        overhead = self.pace.overhead_tokens
+        return Prompts(self.model, sequences, keep=keep, shared=shared, overhead=overhead, lower=lower)
 
     def start(
-        self, sequences: Sequence[Sequence[int]], *, stop: Stopper | None = None, rows: Rows | None = None
+        self,
+        prompts: Prompts | Sequence[Sequence[int]],
+        *,
+        stop: Stopper | None = None,
+        rows: Rows | None = None,
     ) -> FastDecoding:
-        """Prefill all rows; raises `GenerationError` for a model that returns no key-value cache."""
-        return FastDecoding(self.model, sequences, stop, rows, compact=self.compact, forward=self.forward)
+        """Run all prompts; raises `GenerationError` for a model that returns no key-value cache."""
+        if not isinstance(prompts, Prompts):
+            prompts = self.prepare(prompts, reply=UNKNOWN_REPLY)
+        return FastDecoding(self, prompts, stop, rows)
+
+    def logits(self, prompts: Prompts, *, rows: Rows | None = None) -> Iterator[Passed]:
+        """See `Engine.logits`."""
+        return float32_logits(self.model, prompts, rows)
 
 
 class FastDecoding:
-    """The state of one batch: key-value cache, mask and positions of the rows still running."""
+    """The state of one batch. A slot is a row of the cache; slots are dropped as rows leave."""
 
     def __init__(
-        self,
-        model: Model,
-        sequences: Sequence[Sequence[int]],
-        stop: Stopper | None,
-        rows: Rows | None,
-        *,
-        compact: bool = True,
-        forward: Callable[..., Any] | None = None,
+        self, engine: FastEngine, prompts: Prompts, stop: Stopper | None, rows: Rows | None
     ) -> None:
-        self.model = model
-        self.stop = stop
-        self._forward = forward or model.network
+        self.model = engine.model
+        self.prompts = prompts
         self.rows = rows
-        self.tokens: list[list[int]] = [[] for _ in sequences]
-        self.ended = [False] * len(sequences)
-        self.running = [True] * len(sequences)
-        self.slots = list(range(len(sequences)))
-        self._ends = frozenset(model.end_tokens)
-        self._suppressed = list(getattr(model.network.generation_config, "suppress_tokens", None) or [])
-        self._compact_wanted = compact
-        self._prefill(sequences)
+        self.mode = engine.mode
+        count = len(prompts) if rows is None else len(rows.trial)
+        self.steps = Steps(engine.model, prompts, count, stop)
+        self._assignment = None if rows is None else rows.trial
+        self._forward = engine.forward or engine.model.network
+        self._pace = engine.pace
+        self._longest = engine.longest or 0
+        if self.mode == FULL and not prompts.shared:
+            self.mode = PLAIN
+        if self.mode == FULL:
+            self._begin(count)
+        else:
+            self._begin_plain(count)
 
-    def _prefill(self, sequences: Sequence[Sequence[int]]) -> None:
-        batch = self.model.batch(sequences)
+    def _begin(self, count: int) -> None:
+        """All passes over the prompts, into one set of buffers."""
+        width = self.prompts.width
+        self._buffer = KeyValueBuffer(self.model.architecture.layers, count, width + self._pace.room)
+        self.cache: Any = self._buffer
+        device = self.model.device
+        self._mask = torch.zeros((count, width), dtype=torch.int64, device=device)
+        slots: list[int] = []
+        chosen: list[Tensor] = []
+        for passed in Passes(self.model, self.prompts, self.rows, cache=self._buffer).run():
+            slots += passed.rows
+            chosen.append(self.steps.best(passed.logits[:, -1:, :]))
+        self.slots = slots
+        lengths = [len(self.prompts.sequences[row % len(self.prompts)]) for row in slots]
+        self._position = torch.tensor(lengths, device=device)[:, None]
+        self._mask = self._mask_of(width)
+        window = self._buffer.window
+        window.first_row, window.rows, window.first, window.length = 0, count, 0, width
+        self._assign()
+        self._accept(torch.cat(chosen), [()] * count)
+
+    def _mask_of(self, width: int) -> Tensor:
+        """[slots, width] 1 where a column holds a token: prefix and rest of a slot end at the last column."""
+        prompts, start = self.prompts, len(self.prompts.prefix)
+        mask = torch.zeros((len(self.slots), width), dtype=torch.int64, device=self.model.device)
+        widths = {row: part.width for part in prompts.slices for row in range(part.start, part.stop)}
+        for slot, row in enumerate(self.slots):
+            prompt = row % len(prompts)
+            first = width - start - widths[prompt]
+            mask[slot, first : first + start] = 1
+            mask[slot, width - len(prompts.sequences[prompt]) + start :] = 1
+        return mask
+
+    def _begin_plain(self, count: int) -> None:
+        """One pass over whole prompts, into the cache that the network makes."""
+        sequences = self.prompts.sequences
+        batch = self.model.batch([sequences[row % len(sequences)] for row in range(count)])
         with torch.inference_mode():
             output = self.model.network(
                 input_ids=batch.ids,
@@ -92,84 +156,123 @@ class FastDecoding:
                 f"{type(self.model.network).__name__} returns no key-value cache to continue from.",
                 hint="Use --engine reference, or auto.",
             )
-        self._compactable = self._compact_wanted and selectable(self.cache)
+        if not selectable(self.cache):
+            self.mode = ROWS_STAY
+        self.slots = list(range(count))
         self._mask = batch.mask
         self._position = batch.mask.sum(dim=1, keepdim=True)
-        self._accept(output.logits)
+        self._accept(self.steps.best(output.logits[:, -1:, :]), [()] * count)
 
-    def _accept(self, logits: Tensor) -> None:
-        """Take the argmax of each slot as the next token of its row."""
-        scores = logits[:, -1, :]
-        if self._suppressed:
-            banned = torch.tensor(self._suppressed, device=scores.device)
-            scores = scores.index_fill(1, banned, -torch.inf)  # a new tensor: logits are inference tensors
-        self._next = scores.argmax(dim=-1)
-        for slot, token in enumerate(self._next.tolist()):
-            row = self.slots[slot]
-            if not self.running[row]:
-                continue
-            if token in self._ends:
-                self.ended[row] = True
-                self.running[row] = False
-            else:
-                self.tokens[row].append(token)
+    def _assign(self) -> None:
+        if self.rows is not None and self._assignment is not None:
+            index = torch.tensor(self.slots, device=self._assignment.device)
+            self.rows.assign(self._assignment[index])
 
     def advance(self, limit: int) -> None:
         """See `Decoding.advance`."""
-        while self._length() < limit and any(self.running):
-            self._step()
-            if self._length() % CHECK_EVERY == 0 or self._length() >= limit:
-                self._drop_decided()
+        self.steps.drop_decided(self.slots)
+        while self.steps.unfinished(self.slots, limit):
             self._compact()
-        self._drop_decided()
+            self._step(limit)
 
-    def _length(self) -> int:
-        return max((len(self.tokens[row]) for row in self.slots if self.running[row]), default=0)
-
-    def _step(self) -> None:
-        ones = self._mask.new_ones((len(self.slots), 1))
-        self._mask = torch.cat([self._mask, ones], dim=1)
-        with torch.inference_mode():
-            output = self._forward(
-                input_ids=self._next[:, None],
+    def _step(self, limit: int) -> None:
+        """Feed each slot its last token and a draft, and take what the network confirms."""
+        drafts = self._drafts(limit)
+        width = 1 + max(len(draft) for draft in drafts)
+        fed, real = self._inputs(drafts, width, limit)
+        positions = self._position + torch.arange(width, device=self._position.device)
+        before = self._mask.shape[1]
+        self._mask = torch.cat([self._mask, real], dim=1)
+        if self.mode == FULL:
+            self._buffer.reserve(width)
+        forward = self._forward if width == 1 else self.model.network
+        with inference(fed.device, short=self.mode == FULL):
+            output = forward(
+                input_ids=fed,
                 attention_mask=self._mask,
-                position_ids=self._position,
+                position_ids=positions,
                 past_key_values=self.cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=width,
             )
-        self._position = self._position + 1
-        self._accept(output.logits)
+        taken = self._accept(self.steps.best(output.logits), drafts, limit)
+        if self.mode == FULL:
+            self._settle(before, width, taken)
+        else:
+            self._position = self._position + 1
 
-    def _drop_decided(self) -> None:
-        rows = [row for row in self.slots if self.running[row]]
-        if self.stop is None or not rows:
-            return
-        for row, decided in zip(rows, self.stop(rows, settled(self._texts(rows))), strict=True):
-            if decided:
-                self.running[row] = False
+    def _inputs(self, drafts: Sequence[tuple[int, ...]], width: int, limit: int) -> tuple[Tensor, Tensor]:
+        """Tokens [slots, width] and which of them are real; a row that waits for others is fed padding."""
+        pad, device = self.model.encoder.pad, self._mask.device
+        fed, real = [], []
+        for row, last, draft in zip(self.slots, self._next, drafts, strict=True):
+            waits = self.mode == FULL and not self.steps.unfinished([row], limit)
+            rest = width - 1 - len(draft)
+            fed.append((last, *draft, *[pad] * rest))
+            real.append([0] * width if waits else [1] * (1 + len(draft)) + [0] * rest)
+        return torch.tensor(fed, device=device), torch.tensor(real, device=device)
+
+    def _settle(self, before: int, width: int, taken: list[int]) -> None:
+        """Hide columns of tokens that were not confirmed; trailing ones that nobody uses are given back."""
+        self._buffer.window.length += width
+        counts = torch.tensor(taken, device=self._mask.device)[:, None]
+        if width > 1:
+            column = torch.arange(width, device=self._mask.device)
+            self._mask[:, before:] *= (column < counts).long()
+            unused = width - max(taken)
+            if unused:
+                self._buffer.window.length -= unused
+                self._mask = self._mask[:, :-unused]
+        self._position = self._position + counts
+
+    def _drafts(self, limit: int) -> list[tuple[int, ...]]:
+        if self.mode != FULL:
+            return [()] * len(self.slots)
+        # Near the end of a sliding window a column has to remain for each token still to come.
+        room = self._longest - self._mask.shape[1] - limit
+        if room <= 0 or not self._pace.pays(len(self.slots), self.steps.trust):
+            return [()] * len(self.slots)
+        offered = self.steps.offered(self.slots, limit)
+        length = min(room, self._pace.draft_length([len(draft) for draft in offered], self.steps.trust))
+        return [draft[:length] for draft in offered]
+
+    def _accept(
+        self, best: Tensor, drafts: Sequence[tuple[int, ...]], limit: int | None = None
+    ) -> list[int]:
+        """Take the confirmed tokens of each slot; returns how many of the fed columns hold tokens of the reply."""
+        taken = self.steps.take(self.slots, best.tolist(), drafts, limit)
+        self._next = self.steps.last_tokens(self.slots)
+        self.steps.drop_decided(self.slots)
+        return taken
 
     def _compact(self) -> None:
-        keep = [slot for slot, row in enumerate(self.slots) if self.running[row]]
-        if not self._compactable or not keep or len(keep) > COMPACT_AT * len(self.slots):
+        keep = [slot for slot, row in enumerate(self.slots) if self.steps.running[row]]
+        if self.mode == ROWS_STAY or not keep or len(keep) > COMPACT_AT * len(self.slots):
             return
-        index = torch.tensor(keep, device=self._next.device)
-        assert self.cache is not None
-        self.cache.batch_select_indices(index)
-        self._mask, self._position, self._next = self._mask[index], self._position[index], self._next[index]
+        index = torch.tensor(keep, device=self._mask.device)
+        if self.mode == FULL:
+            self._buffer.select(index)
+        else:
+            self.cache.batch_select_indices(index)
+        self._mask, self._position = self._mask[index], self._position[index]
         self.slots = [self.slots[slot] for slot in keep]
-        if self.rows is not None:
-            self.rows.assign(self.rows.trial[index])
+        self._next = self.steps.last_tokens(self.slots)
+        self._assign()
 
     def leave(self, rows: Sequence[int]) -> None:
         """See `Decoding.leave`."""
         for row in rows:
-            self.running[row] = False
+            self.steps.running[row] = False
         self._compact()
-
-    def _texts(self, rows: Sequence[int]) -> list[str]:
-        return read_texts(self.model.encoder, [self.tokens[row] for row in rows])
 
     def replies(self) -> list[Reply]:
         """See `Decoding.replies`."""
-        return read_replies(self.model.encoder, self.tokens, self.ended)
+        return self.steps.replies()
+
+
+def selectable(cache: object) -> bool:
+    """True when rows of the cache can be selected exactly: every layer is a plain growing key-value layer."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    layers: list[object] = getattr(cache, "layers", None) or []
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from heretic.interventions.hooks import Rows
+
+if TYPE_CHECKING:
+    from heretic.decoding.passes import Passed
+    from heretic.decoding.prompts import Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,22 @@ class Engine(Protocol):
 
     name: str
 
+    def prepare(self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0) -> Prompts:
+        """Prompts that are used again and again. keep: positions at their end whose logits are asked for. reply: the
+        most tokens that will be decoded after them; 0 = none."""
+        ...
+
     def start(
-        self, sequences: Sequence[Sequence[int]], *, stop: Stopper | None = None, rows: Rows | None = None
+        self,
+        prompts: Prompts | Sequence[Sequence[int]],
+        *,
+        stop: Stopper | None = None,
+        rows: Rows | None = None,
     ) -> Decoding:
-        """Begin with prompt token ids; `rows` is the hook assignment to keep in step when rows leave."""
+        """Begin with prepared prompts or token ids. Row r is prompt r % len(prompts); `rows` says which trial it belongs
+        to and is kept in step when rows come and go; None = one row per prompt, of the base."""
+        ...
+
+    def logits(self, prompts: Prompts, *, rows: Rows | None = None) -> Iterator[Passed]:
+        """Raw logits in float32 of the last `keep` positions of every row, pass by pass (algorithms 7.1)."""
         ...

@@ -14,6 +14,38 @@ from heretic.model.thinking import Marker, Split, close_position, split_thought
 from heretic.model.tokens import PromptEncoder
 
 
+class Transcripts:
+    """Texts of growing replies: only the last few tokens are decoded again, those that may still change how they read.
+
+    The usual scheme of two offsets: what lies between them is decoded once alone and once with the new tokens, and the
+    difference is appended, unless it ends within a character.
+    """
+
+    def __init__(self, encoder: PromptEncoder, rows: int) -> None:
+        self._encoder = encoder
+        self._texts = [""] * rows
+        self._first = [0] * rows
+        self._read = [0] * rows
+
+    def read(self, rows: Sequence[int], replies: Sequence[Sequence[int]]) -> list[str]:
+        """The text to be judged of these rows; `replies` are all their tokens so far."""
+        if self._encoder.thinking:
+            return read_texts(self._encoder, replies)
+        before = [
+            tokens[self._first[row] : self._read[row]] for row, tokens in zip(rows, replies, strict=True)
+        ]
+        whole = [tokens[self._first[row] :] for row, tokens in zip(rows, replies, strict=True)]
+        decoded = _decoded(self._encoder, [*before, *whole], skip=True)
+        texts: list[str] = []
+        for number, (row, tokens) in enumerate(zip(rows, replies, strict=True)):
+            new = decoded[len(before) + number][len(decoded[number]) :]
+            texts.append(self._texts[row] + new)
+            if not new.endswith("\ufffd"):
+                self._texts[row] = texts[-1]
+                self._first[row], self._read[row] = self._read[row], len(tokens)
+        return texts
+
+
 def read_texts(encoder: PromptEncoder, replies: Sequence[Sequence[int]]) -> list[str]:
     """The text to be judged of each reply so far."""
     if not encoder.thinking:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from heretic.decoding.passes import Passed, float32_logits
+from heretic.decoding.prompts import Prompts
 from heretic.decoding.protocol import Reply, Stopper, settled
 from heretic.decoding.reading import read_replies, read_texts
 from heretic.interventions.hooks import Rows
@@ -22,11 +24,25 @@ class ReferenceEngine:
     def __init__(self, model: Model) -> None:
         self.model = model
 
+    def prepare(self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0) -> Prompts:
+        """See `Engine.prepare`; nothing is shared here."""
+        return Prompts(self.model, sequences, keep=keep)
+
     def start(
-        self, sequences: Sequence[Sequence[int]], *, stop: Stopper | None = None, rows: Rows | None = None
+        self,
+        prompts: Prompts | Sequence[Sequence[int]],
+        *,
+        stop: Stopper | None = None,
+        rows: Rows | None = None,
     ) -> ReferenceDecoding:
         """Nothing runs before the first `advance`."""
-        return ReferenceDecoding(self.model, sequences, stop, rows)
+        given = prompts.sequences if isinstance(prompts, Prompts) else prompts
+        times = 1 if rows is None else len(rows.trial) // len(given)
+        return ReferenceDecoding(self.model, list(given) * times, stop, rows)
+
+    def logits(self, prompts: Prompts, *, rows: Rows | None = None) -> Iterator[Passed]:
+        """See `Engine.logits`."""
+        return float32_logits(self.model, prompts, rows)
 
 
 class ReferenceDecoding:

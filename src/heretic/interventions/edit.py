@@ -55,6 +55,12 @@ class Edit:
         factors_zero = self.rank == 0 or not bool(self.left.any())
         return factors_zero and self.row_gain is None and self.column_gain is None and self.bias is None
 
+    @property
+    def is_finite(self) -> bool:
+        """False where a factor holds NaN or infinity."""
+        factors = [getattr(self, name) for name in self.__slots__]
+        return all(bool(torch.isfinite(factor).all()) for factor in factors if factor is not None)
+
     def equals(self, other: Edit) -> bool:
         """True when both have the same factors, bit for bit."""
 

@@ -15,26 +15,42 @@ import torch
 from torch import Tensor, nn
 
 from heretic.architectures.site import Site
-from heretic.exceptions import ConfigurationError
+from heretic.exceptions import ConfigurationError, NonFiniteError
 from heretic.interventions.edit import Edit
 
 Edits = Mapping[Site, Edit]
+NO_BLOCK = 10**6
+"""A block number beyond all blocks."""
 
 
 class Rows:
-    """Which trial each row of the running batch belongs to; the engine updates it when rows leave.
+    """Which trial each row of the running batch belongs to; the engine updates it when rows come and go.
 
     trial: [rows] int64 on the model's device; the value `len(trials)` means the unedited base.
+    lowest: per trial the first decoder block that it edits, -1 where the embedding is; set by `applied`. Blocks below
+    do for its rows what they do for the base (algorithms 6.3).
     """
 
     def __init__(self, trial: Tensor) -> None:
-        self.trial = trial
-        self.version = 0
+        self.lowest: tuple[int, ...] = ()
+        self.assign(trial)
 
     def assign(self, trial: Tensor) -> None:
         """Replace the assignment; tables gathered for the old one are dropped."""
         self.trial = trial
-        self.version += 1
+        self._mixing: tuple[tuple[int, ...], Tensor | None] | None = None
+
+    def mixing(self, trials: int) -> tuple[tuple[int, ...], Tensor | None]:
+        """The edited trials among the rows, and per row [rows, present] True at its own; None where there is one only."""
+        if self._mixing is None:
+            found = self.trial.unique().tolist()
+            present = tuple(trial for trial in found if trial < trials)
+            if len(found) == len(present) == 1:
+                self._mixing = present, None
+            else:
+                columns = torch.tensor(present, device=self.trial.device)
+                self._mixing = present, self.trial[:, None] == columns[None, :]
+        return self._mixing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +107,8 @@ def _require_hookable(site: Site, edits: Sequence[Edit]) -> None:
 def _stack(network: nn.Module, rows: Sequence[tuple[Site, Edit] | None], device: torch.device) -> HookTable:
     present = [row for row in rows if row is not None]
     site, sample = present[0]
+    if not all(edit.is_finite for _, edit in present):
+        raise NonFiniteError(f"The edit of {site.path} holds NaN or infinity.", hint="Leave this trial out.")
     _require_hookable(site, [edit for _, edit in present])
     double = any(edit.left.dtype == torch.float64 for _, edit in present)  # proofs compute in float64
     dtype = torch.float64 if double else torch.float32
@@ -129,27 +147,50 @@ def _padded(tensor: Tensor, axis: int, rank: int) -> Tensor:
 
 
 class _Hook:
-    """The operation on one module's output, row by row of the batch, without a Python loop over rows."""
+    """The operation on one module's output, without a Python loop over rows.
+
+    The vectors of all trials in the batch are read in one product and each row keeps its own coordinates, so nothing
+    is gathered per row but gains and biases (algorithms 6.1).
+    """
 
     def __init__(self, table: HookTable, rows: Rows) -> None:
         self.table = table
         self.rows = rows
-        self._version = -1
+        self._seen: Tensor | None = None
         self._gathered: dict[str, Tensor] = {}
         self._inputs: Tensor | None = None
 
+    def _refresh(self) -> None:
+        if self._seen is not self.rows.trial:
+            self._gathered.clear()
+            self._seen = self.rows.trial
+
     def _rows_of(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
         """The table's entries for the current rows, gathered once per assignment, where the module runs."""
-        if self._version != self.rows.version:
-            self._gathered.clear()
-            self._version = self.rows.version
         if name not in self._gathered:
             self._gathered[name] = tensor[self.rows.trial].to(device)
         return self._gathered[name]
 
+    def _columns(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
+        """[present * k, width] the vectors of all trials in the batch, `tensor` being [K+1, k, width]."""
+        if name not in self._gathered:
+            present, _ = self.rows.mixing(tensor.shape[0] - 1)
+            self._gathered[name] = tensor[list(present)].flatten(0, 1).to(device)
+        return self._gathered[name]
+
+    def _own(self, rank: int, like: Tensor) -> Tensor | None:
+        """[rows, 1, present * k] True at the row's own coordinates; None where all rows belong to one trial."""
+        _, mixing = self.rows.mixing(self.table.left.shape[0] - 1)
+        if mixing is None:
+            return None
+        if "own" not in self._gathered:
+            self._gathered["own"] = mixing.repeat_interleave(rank, dim=1)[:, None, :].to(like.device)
+        return self._gathered["own"]
+
     def scale_input(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """z <- s * z; a reading of the input (`right`) means z itself, so it is kept."""
         assert self.table.column_gain is not None
+        self._refresh()
         gain = self._rows_of("column_gain", self.table.column_gain, arguments[0].device)
         self._inputs = arguments[0]
         inputs, shape = _by_row(arguments[0], len(self.rows.trial))
@@ -164,29 +205,40 @@ class _Hook:
         return self._edited(arguments, output)
 
     def _edited(self, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        self._refresh()
         table = self.table
         values, shape = _by_row(output, len(self.rows.trial))
         result = values = values.to(table.left.dtype)
         device = output.device
-        left = self._rows_of("left", table.left, device)
         if table.row_gain is not None:
             own = 0.0 if table.module_bias is None else table.module_bias.to(device)
-            change = (
-                self._rows_of("row_gain", table.row_gain, device) - 1.0
-            )  # so that a gain of 1 changes no bit
+            # Less 1, so that a gain of 1 changes no bit.
+            change = self._rows_of("row_gain", table.row_gain, device) - 1.0
             result = values + change[:, None, :] * (values - own)
         if table.read is not None:
-            coordinates = torch.bmm(values, self._rows_of("read", table.read, device))
-            result = torch.baddbmm(result, coordinates, left.transpose(1, 2))
+            result = self._added(result, values, table.read.transpose(1, 2))
         elif table.right is not None:
             given = arguments[0] if self._inputs is None else self._inputs
             inputs, _ = _by_row(given.to(table.left.dtype), len(self.rows.trial))
-            coordinates = torch.bmm(inputs, self._rows_of("right", table.right, device).transpose(1, 2))
-            result = torch.baddbmm(result, coordinates, left.transpose(1, 2))
+            result = self._added(result, inputs, table.right)
         self._inputs = None
         if table.bias is not None:
             result = result + self._rows_of("bias", table.bias, device)[:, None, :]
         return result.to(output.dtype).reshape(shape)
+
+    def _added(self, result: Tensor, source: Tensor, reading: Tensor) -> Tensor:
+        """result + left . (reading . source); reading: [K+1, k, width of source]."""
+        vectors = self._columns("reading", reading, source.device)
+        if not vectors.shape[0]:
+            return result
+        coordinates = source @ vectors.T
+        own = self._own(reading.shape[1], coordinates)
+        if own is not None:
+            coordinates = torch.where(own, coordinates, coordinates.new_zeros(()))
+        left = self._columns("left", self.table.left.transpose(1, 2), source.device)
+        width = result.shape[-1]
+        summed = torch.addmm(result.reshape(-1, width), coordinates.flatten(0, 1), left)
+        return summed.reshape(result.shape)
 
 
 def _by_row(tensor: Tensor, rows: int) -> tuple[Tensor, torch.Size]:
@@ -194,10 +246,16 @@ def _by_row(tensor: Tensor, rows: int) -> tuple[Tensor, torch.Size]:
     return tensor.reshape(rows, -1, tensor.shape[-1]), tensor.shape
 
 
+def lowest_block(edits: Edits) -> int:
+    """The first decoder block that is edited, -1 for the embedding, a number beyond all blocks where nothing is."""
+    return min((site.layer for site, edit in edits.items() if not edit.is_identity), default=NO_BLOCK)
+
+
 @contextmanager
 def applied(network: nn.Module, trials: Sequence[Edits], rows: Rows) -> Iterator[None]:
     """Hooks of all trials for the length of the `with`; `rows` says which trial each row belongs to."""
     tables = build_tables(network, trials, rows.trial.device)
+    rows.lowest = tuple(lowest_block(edits) for edits in trials)
     handles: list[torch.utils.hooks.RemovableHandle] = []
     try:
         for path, table in tables.items():

@@ -53,7 +53,7 @@ def make_evaluator(
     settings = run.settings
     assert run.model is not None
     if run.engine is None:
-        run.engine, note = choose_engine(run.model, settings.engine)
+        run.engine, note = choose_engine(run.model, settings.engine, reuse_bytes=reuse_bytes(run))
         if note:
             run.degradations.append(note)
         if settings.compile:
@@ -66,7 +66,7 @@ def make_evaluator(
     model, engine, lengths = run.model, run.engine, run.lengths
     if thinking and not model.encoder.thinking:
         model = thinking_model(run, model)
-        engine, _ = choose_engine(model, settings.engine)
+        engine, _ = choose_engine(model, settings.engine, reuse_bytes=reuse_bytes(run))
     if model.encoder.thinking:
         lengths = replace(lengths, response=lengths.response + settings.thinking_tokens)
     return Evaluator(
@@ -80,6 +80,11 @@ def make_evaluator(
         max_kl=settings.max_trial_kl,
         early_exit=early_exit,
     )
+
+
+def reuse_bytes(run: Run) -> int:
+    """Memory for activations of fixed prompts that all trials share (`reuse_lower_layers`)."""
+    return 2**30 if run.settings.reuse_lower_layers else 0
 
 
 def thinking_model(run: Run, model: Model) -> Model:

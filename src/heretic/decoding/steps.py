@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bookkeeping of a greedy loop: tokens of each row, drafts from known replies, and when a row is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.decoding.prompts import Prompts
+from heretic.decoding.protocol import Reply, Stopper, settled
+from heretic.decoding.reading import Transcripts, read_replies, read_texts
+from heretic.model.model import Model
+
+DRAFT_LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
+LOGITS_PER_STEP = 2**27
+LAUNCH_SECONDS = {"cpu": 4e-4, "cuda": 7e-4}
+OPERATIONS_PER_SECOND = {"cpu": 6e10, "cuda": 3e14}
+"""Nominal figures, so that drafts depend on the model and not on the clock: a run can be repeated to the bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a pass costs beside its tokens, counted in tokens, and room to begin with for new columns."""
+
+    overhead_tokens: int
+    vocabulary: int
+    room: int = 32
+
+    @classmethod
+    def of(cls, model: Model) -> Pace:
+        """From the number of layers and parameters and the kind of device."""
+        device = model.device.type if model.device.type in LAUNCH_SECONDS else "cuda"
+        parameters = sum(parameter.numel() for parameter in model.network.parameters())
+        seconds = model.architecture.layers * LAUNCH_SECONDS[device]
+        overhead = seconds * OPERATIONS_PER_SECOND[device] / (2 * max(1, parameters))
+        config = model.network.config.get_text_config(decoder=True)
+        return cls(overhead_tokens=round(overhead), vocabulary=int(config.vocab_size))
+
+    def pays(self, rows: int, trust: float) -> bool:
+        """Whether a draft could shorten the work even if every row had one."""
+        return self._best_length(rows, trust, lambda length: rows * _expected(length, trust)) > 0
+
+    def draft_length(self, offered: Sequence[int], trust: float) -> int:
+        """The length of drafts with the most expected new tokens per cost, each accepted with probability `trust`."""
+        return self._best_length(
+            len(offered),
+            trust,
+            lambda length: sum(_expected(min(length, own), trust) for own in offered),
+            longest=max(offered),
+        )
+
+    def _best_length(
+        self, rows: int, trust: float, gain: Callable[[int], float], longest: int = DRAFT_LENGTHS[-1]
+    ) -> int:
+        bound = min(longest, LOGITS_PER_STEP // (rows * self.vocabulary) - 1)
+        rates = [
+            (gain(length) / (self.overhead_tokens + rows * (1 + length)), -length)
+            for length in DRAFT_LENGTHS
+            if length <= max(0, bound)
+        ]
+        return -max(rates)[1]
+
+
+def _expected(length: int, trust: float) -> float:
+    """New tokens from a draft: one of the network's own and the accepted ones."""
+    return float((1 - trust ** (length + 1)) / (1 - trust))
+
+
+class Steps:
+    """See the module's text. Row r belongs to prompt r % len(prompts)."""
+
+    def __init__(self, model: Model, prompts: Prompts, rows: int, stop: Stopper | None) -> None:
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+        self.ended = [False] * rows
+        self.running = [True] * rows
+        self.trust = 0.8
+        self._encoder = model.encoder
+        self._device = model.device
+        self._prompts = prompts
+        self._stop = stop
+        self._ends = frozenset(model.end_tokens)
+        self._suppressed = list(getattr(model.network.generation_config, "suppress_tokens", None) or [])
+        self._seen = [0] * rows
+        self._transcripts = Transcripts(model.encoder, rows)
+        self._known: list[list[tuple[int, ...]] | None] = [None] * rows
+        self._matched = [0] * rows
+        self._limit = 0
+
+    def best(self, logits: Tensor) -> Tensor:
+        """The token of the largest raw logit at each position, [rows, positions]."""
+        if self._suppressed:
+            banned = torch.tensor(self._suppressed, device=logits.device)
+            logits = logits.index_fill(2, banned, -torch.inf)  # a new tensor: logits are inference tensors
+        return logits.argmax(dim=-1)
+
+    def unfinished(self, slots: Sequence[int], limit: int) -> bool:
+        """Whether a row still runs and has fewer than `limit` tokens."""
+        self._limit = limit
+        return any(self.running[row] and len(self.tokens[row]) < limit for row in slots)
+
+    def take(
+        self, slots: Sequence[int], best: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]], limit: int | None
+    ) -> list[int]:
+        """Append the confirmed tokens of each slot: as many as its draft foresaw, and the network's own after them.
+
+        Returns how many of the columns that were fed hold tokens of the reply (0 for a row that waits).
+        """
+        counts: list[int] = []
+        offered = confirmed = 0
+        for row, chosen, draft in zip(slots, best, drafts, strict=True):
+            if not self.running[row] or (limit is not None and len(self.tokens[row]) >= limit):
+                counts.append(0)
+                continue
+            count = self._taken(row, chosen, draft, limit)
+            counts.append(count)
+            offered += min(len(draft), count)
+            confirmed += count - 1
+        if offered:
+            self.trust = min(0.98, max(0.3, 0.7 * self.trust + 0.3 * confirmed / offered))
+        return counts
+
+    def _taken(self, row: int, chosen: Sequence[int], draft: Sequence[int], limit: int | None) -> int:
+        tokens = self.tokens[row]
+        for count, token in enumerate(chosen[: len(draft) + 1], 1):
+            if token in self._ends:
+                self.ended[row], self.running[row] = True, False
+                return count
+            tokens.append(token)
+            foreseen = count <= len(draft) and draft[count - 1] == token
+            if not foreseen or (limit is not None and len(tokens) >= limit):
+                return count
+        return len(draft) + 1
+
+    def last_tokens(self, slots: Sequence[int]) -> list[int]:
+        """What each slot is fed next."""
+        pad = self._encoder.pad
+        return [self.tokens[row][-1] if self.tokens[row] else pad for row in slots]
+
+    def offered(self, slots: Sequence[int], limit: int) -> list[tuple[int, ...]]:
+        """A draft for each slot: how a known reply to its prompt that began alike went on, the latest first."""
+        return [
+            self._draft(row, limit) if self.running[row] and len(self.tokens[row]) < limit else ()
+            for row in slots
+        ]
+
+    def _draft(self, row: int, limit: int) -> tuple[int, ...]:
+        known = self._known[row]
+        if known is None:
+            known = list(reversed(self._prompts.known[row % len(self._prompts)]))
+        tokens, start = self.tokens[row], self._matched[row]
+        fresh = tuple(tokens[start:])
+        known = [reply for reply in known if reply[start : start + len(fresh)] == fresh]
+        self._known[row], self._matched[row] = known, len(tokens)
+        longer = next((reply for reply in known if len(reply) > len(tokens)), ())
+        return tuple(longer[len(tokens) : limit - 1])
+
+    def drop_decided(self, slots: Sequence[int]) -> None:
+        """Rows whose verdict cannot change stop, cut at the token that decided it."""
+        rows = [row for row in slots if len(self.tokens[row]) > self._seen[row]]
+        if self._stop is None or not rows:
+            return
+        texts = self._transcripts.read(rows, [self.tokens[row] for row in rows])
+        for row, decided in zip(rows, self._stop(rows, settled(texts)), strict=True):
+            if decided:
+                self._cut(row)
+            self._seen[row] = len(self.tokens[row])
+
+    def _cut(self, row: int) -> None:
+        """Cut a row after the first token with which it was decided, seen on texts decoded as a whole."""
+        assert self._stop is not None
+        tokens = self.tokens[row]
+        counts = range(self._seen[row] + 1, len(tokens) + 1)
+        texts = settled(read_texts(self._encoder, [tokens[:count] for count in counts]))
+        for count, decided in zip(counts, self._stop([row] * len(texts), texts), strict=True):
+            if decided:
+                del tokens[count:]
+                self.running[row], self.ended[row] = False, False
+                return
+
+    def replies(self) -> list[Reply]:
+        """One reply per row; finished ones are remembered with their prompts."""
+        for row, tokens in enumerate(self.tokens):
+            if not self.running[row] or len(tokens) >= self._limit:
+                self._prompts.learn(row % len(self._prompts), tuple(tokens))
+        return read_replies(self._encoder, self.tokens, self.ended)
