@@ -68,28 +68,56 @@ def trial_of(flat: Mapping[str, Any]) -> TrialRecord:
     )
 
 
-def stored_times(storage: Path, started: datetime) -> list[TrialRecord]:
-    """Start and end of every finished trial from the study database; empty if it is missing or of another
-    form.
+TIMES = "SELECT number, datetime_start, datetime_complete FROM trials WHERE state = 'COMPLETE'"
+ATTRIBUTES = (
+    "SELECT trials.number, key, value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+    "WHERE key IN ('scores', 'proposal')"
+)
 
-    The database is a second witness beside the times that the program reports of itself.
+
+def stored_trials(storage: Path, started: datetime) -> list[TrialRecord]:
+    """Every finished trial of the study database, with times and search figures as far as they can be read.
+
+    Empty if the database is missing or of another form. It is a second witness beside the times that the program
+    reports of itself, and the only one of the trials that are not on the front.
     """
     if not storage.is_file():
         return []
-    question = "SELECT number, datetime_start, datetime_complete FROM trials WHERE state = 'COMPLETE'"
     try:
         with closing(sqlite3.connect(storage)) as connection:
-            rows = connection.execute(question).fetchall()
+            rows = connection.execute(TIMES).fetchall()
+            scores = _stored_figures(connection)
     except sqlite3.Error:
         return []
-    times: list[TrialRecord] = []
+    found: list[TrialRecord] = []
     for number, begin, end in rows:
         if begin and end:
             since = [
                 (datetime.fromisoformat(str(moment)) - started).total_seconds() for moment in (begin, end)
             ]
-            times.append(TrialRecord(number=int(number), start_s=since[0], end_s=since[1]))
-    return times
+            known = scores.get(int(number), TrialRecord(number=int(number)))
+            found.append(replace(known, start_s=since[0], end_s=since[1]))
+    return found
+
+
+def _stored_figures(connection: sqlite3.Connection) -> dict[int, TrialRecord]:
+    """Logical number, hits and first-token KL by row number; a study that stores them in another way gives none."""
+    attributes: dict[int, dict[str, Any]] = {}
+    try:
+        for row, key, text in connection.execute(ATTRIBUTES):
+            attributes.setdefault(int(row), {})[str(key)] = json.loads(text)
+    except (sqlite3.Error, ValueError):
+        return {}
+    found: dict[int, TrialRecord] = {}
+    for row, known in attributes.items():
+        number = int(known.get("proposal", {}).get("index", row))
+        measured = known.get("scores", {}).get("measured", {})
+        hits, n, kl = (measured.get(name) for name in ("hits", "n", "kl_first_token"))
+        if hits is None or not n or kl is None:
+            found[row] = TrialRecord(number)
+        else:
+            found[row] = TrialRecord(number, int(hits), int(n), float(kl))
+    return found
 
 
 def read_document(text: str) -> dict[str, Any]:
@@ -106,7 +134,10 @@ def read_document(text: str) -> dict[str, Any]:
 def to_record(
     document: Mapping[str, Any], times: Sequence[TrialRecord], *, seed: int, total_s: float, peak: int | None
 ) -> RunRecord:
-    """The run record: times from the storage where it has them, else from the document's `timings`."""
+    """The run record: times from the storage where it has them, else from the document's `timings`.
+
+    Its trials are the document's front and what else the storage holds.
+    """
     timings = {str(name): float(value) for name, value in document["timings"].items()}
     by_number = {trial.number: trial for trial in times}
     front: list[TrialRecord] = []
@@ -114,6 +145,8 @@ def to_record(
         trial = trial_of(flat)
         timed = by_number.get(trial.number)
         front.append(replace(trial, start_s=timed.start_s, end_s=timed.end_s) if timed else trial)
+    on_front = {trial.number for trial in front}
+    others = [trial for trial in times if trial.number not in on_front]
     chosen = None if document.get("chosen") is None else trial_of(document["chosen"])
     baseline = document["baseline"]
     count = len(times) or int(timings["trials"])
@@ -137,10 +170,11 @@ def to_record(
         peak_memory_bytes=peak,
         base_hits=int(baseline["hits"]),
         base_n=int(baseline["n"]),
-        trials=front,
+        trials=[*front, *others],
         chosen=chosen,
         trial_seconds=alone,
         timing_source=source,
+        first_start_s=min(starts) if starts else None,
         self_reported={**timings, "median_trial_s": middle(alone)},
     )
 
@@ -185,12 +219,12 @@ def run(
     work.mkdir(parents=True, exist_ok=True)
     started = datetime.now()
     document, seconds, peak = _process(arguments(conditions, seed, work, work / "saved"), conditions, work)
-    times = stored_times(work / "study.db", started)
+    times = stored_trials(work / "study.db", started)
     record = to_record(document, times, seed=seed, total_s=seconds, peak=peak)
     saved: dict[int, Path] = {}
     if judged and record.chosen and document.get("output"):
         saved[record.chosen.number] = Path(str(document["output"]))
-    offered = [trial.number for trial in record.trials]
+    offered = [int(flat["trial"]) for flat in document["front"]]
     for trial in wanted_trials(record.trials, offered, judged, kl_limit):
         if len(saved) < judged and trial.number not in saved:
             output = work / f"saved-{trial.number}"

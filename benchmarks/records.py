@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import mean, median
 
 from heretic.linalg.pareto import hypervolume, pareto_front
 
@@ -44,7 +44,8 @@ class RunRecord:
     """One run of one program.
 
     total_s: process start to the trial menu (heretic-llm) or to the end of the process with the chosen model
-    saved and measured again (ours). first_trial_s: process start to the first finished trial. per_trial_s:
+    saved and measured again (ours). first_start_s, first_trial_s: process start to the moment at which the first
+    trial began, and to the first finished one. per_trial_s:
     span from the start of the first to the end of the last trial, divided by their number. trial_seconds:
     each trial alone (of a batch of trials, the batch's time divided by its size). peak_memory_bytes: resident
     memory of the process tree.
@@ -63,6 +64,7 @@ class RunRecord:
     chosen: TrialRecord | None = None
     trial_seconds: Sequence[float] = ()
     timing_source: str = ""
+    first_start_s: float | None = None
     self_reported: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -131,6 +133,27 @@ def seconds_to_reach(run: RunRecord, target: float, kl_reference: float) -> floa
 def middle(values: Sequence[float]) -> float:
     """Median; 0 for nothing."""
     return median(values) if values else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """y = slope x + intercept by least squares; r_squared: share of the variance of y that it explains."""
+
+    slope: float
+    intercept: float
+    r_squared: float
+
+
+def fit(points: Sequence[tuple[float, float]]) -> Line:
+    """The line through points (x, y); R^2 = 1 - residual / total sum of squares, and 1 where y does not vary."""
+    assert len({x for x, _ in points}) >= 2, "a line needs two different x"
+    centre_x, centre_y = mean(x for x, _ in points), mean(y for _, y in points)
+    spread = sum((x - centre_x) ** 2 for x, _ in points)
+    slope = sum((x - centre_x) * (y - centre_y) for x, y in points) / spread
+    intercept = centre_y - slope * centre_x
+    residual = sum((y - slope * x - intercept) ** 2 for x, y in points)
+    total = sum((y - centre_y) ** 2 for _, y in points)
+    return Line(slope, intercept, 1.0 - residual / total if total > 0 else 1.0)
 
 
 def trial_seconds(trials: Sequence[TrialRecord]) -> list[float]:

@@ -16,21 +16,36 @@ from typing import Any
 
 from benchmarks import ours, theirs
 from benchmarks.conditions import ROOT, SPLITS, Conditions, child_environment, prompt_texts, read_markers
+from benchmarks.grow import ensure_model, kind_of
 from benchmarks.install import ensure_heretic_llm, versions_in
 from benchmarks.machine import machine_facts, usable_cores
+from benchmarks.names import model_name, result_path
 from benchmarks.page import render, write_section
 from benchmarks.records import OURS, THEIRS, BenchmarkError, JudgedRecord, RunRecord
+from benchmarks.sections import sections
 
 SCHEMA = 1
 DEMO = ROOT / "src" / "heretic" / "demo"
 BENCH = ROOT / ".bench"
+SIZES = {"grown": 120e6, "random": 107e6}
+"""Parameters of the models that `--grown` and `--random` make."""
+TRIALS = {"grown": 8, "random": 3}
+JUDGED = {"random": 0}
+"""What is run by default where it is not 200 trials and one judged point: those models take their time."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    made.add_argument(
+    which = made.add_mutually_exclusive_group()
+    which.add_argument(
         "--model", type=Path, default=DEMO / "model", help="model folder (default: the demo model)"
+    )
+    which.add_argument(
+        "--grown", action="store_true", help="the demo model grown to 120 million parameters, 8 trials"
+    )
+    which.add_argument(
+        "--random", action="store_true", help="107 million random parameters: no reply ends early; 3 trials"
     )
     made.add_argument(
         "--prompts-dir", type=Path, default=DEMO / "prompts", help="folder that holds the prompt sets"
@@ -40,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--bad", default="refusal-bad", help="prompt set that shows the behaviour")
     made.add_argument("--markers", type=Path, default=Path(__file__).with_name("markers.txt"))
-    made.add_argument("--trials", type=int, default=50, help="trials of each run (default 50)")
+    made.add_argument("--trials", type=int, help="trials of each run (default 200)")
     made.add_argument(
         "--startup-trials", type=int, help="random trials at the start (default: each program's own)"
     )
@@ -58,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "--default-limits", action="store_true", help="let ours skip measurements as it does by default"
     )
     made.add_argument(
-        "--judge-points", type=int, default=1, help="front points saved and judged per run; 0 = none"
+        "--judge-points", type=int, help="front points saved and judged per run; 0 = none (default 1)"
     )
     made.add_argument(
         "--judge-limit", type=int, default=100, help="held-out prompts of each class for the judge"
@@ -87,6 +102,9 @@ def _add_places(made: argparse.ArgumentParser) -> None:
         help="working folder; its folders of the same seeds are replaced",
     )
     made.add_argument(
+        "--models", type=Path, default=BENCH / "models", help="where grown and random models are kept"
+    )
+    made.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result document"
     )
     made.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="page to write")
@@ -96,8 +114,24 @@ def _add_places(made: argparse.ArgumentParser) -> None:
     )
 
 
+def settle(options: argparse.Namespace) -> None:
+    """Fill in what the chosen model decides: its folder (written where it is missing), trials, judged points."""
+    for kind, parameters in SIZES.items():
+        if getattr(options, kind):
+            options.model = ensure_model(options.models, parameters, random=kind == "random")
+    kind = kind_of(options.model)
+    if options.trials is None:
+        options.trials = TRIALS.get(kind, 200)
+    if options.judge_points is None:
+        options.judge_points = JUDGED.get(kind, 1)
+    if kind == "random":
+        # A random model never shows the behaviour; its trials are measured for their cost.
+        options.ours_arg = [*options.ours_arg, "--allow-zero-baseline"]
+
+
 def conditions_from(options: argparse.Namespace) -> Conditions:
     """The conditions that the options describe, checked."""
+    settle(options)
     made = Conditions(
         model=options.model.resolve(),
         good=(options.prompts_dir / options.good).resolve(),
@@ -116,11 +150,6 @@ def conditions_from(options: argparse.Namespace) -> Conditions:
     )
     made.check()
     return made
-
-
-def model_name(folder: Path) -> str:
-    """A name without the folders of this machine."""
-    return "demo model" if folder.resolve() == (DEMO / "model").resolve() else folder.resolve().name
 
 
 def judge(model: Path, conditions: Conditions, markers: Path, limit: int) -> dict[str, object]:
@@ -234,6 +263,8 @@ def document(
         "schema": SCHEMA,
         "date": datetime.now(UTC).date().isoformat(),
         "model": model_name(conditions.model),
+        "kind": kind_of(conditions.model),
+        "model_bytes": sum(path.stat().st_size for path in conditions.model.glob("*.safetensors")),
         "machine": dict(facts),
         "versions": {name: dict(found) for name, found in versions.items()},
         "conditions": describe(conditions),
@@ -246,17 +277,14 @@ def document(
 def write_results(results: Mapping[str, Any], folder: Path) -> Path:
     """Write the document; a later one of the same model and programs replaces it."""
     programs = sorted({run["program"] for run in results["runs"]})
-    name = "-".join([str(results["model"]).replace(" ", "-"), *programs])
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+    path = result_path(folder, str(results["model"]), *programs)
     path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path
 
 
 def write_page(page: Path, folder: Path) -> None:
     """Write the generated part of the page from every document of the folder."""
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    write_section(page, [render(document) for document in documents])
+    write_section(page, sections(folder, page.parent))
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from heretic.config import resolve_settings
-from heretic.console import Console
+from benchmarks.prepared import flat_point, prepared
 from heretic.demo import model_path
 from heretic.interventions.planners import PlanContext
 from heretic.interventions.schedule import LayerProfile
-from heretic.phases import steps
-from heretic.phases.optimization import create_study
 from heretic.phases.state import Run
-from heretic.stop import StopFlag
+from heretic.study.types import Value
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
 SOURCES: tuple[tuple[str, float | None], ...] = (
@@ -29,41 +25,17 @@ SOURCES: tuple[tuple[str, float | None], ...] = (
     ("global", 0.65),
     ("global", 0.8),
 )
-Parameters = Mapping[str, "float | int | str | None"]
 
 
-def prepared(tokens: list[str]) -> Run:
-    """A run up to its plan context, with the study in memory."""
-    resolved = resolve_settings(tokens, environ={}, cwd=Path.cwd())
-    run = Run(resolved, Console(quiet=True), StopFlag())
-    source = steps.preflight(run)
-    run.bundle = steps.load_prompts(run)
-    run.model = steps.load_network(run, source)
-    run.evaluator, run.baseline = steps.measure_base(run)
-    with create_study(run) as run.study:
-        run.extraction = steps.extract(run)
-    run.context = steps.plan_context(run)
-    return run
-
-
-def points(run: Run) -> Iterator[tuple[str, Parameters]]:
+def points(run: Run) -> Iterator[tuple[str, Mapping[str, Value]]]:
     """Every source at every strength, the same in all layers and components."""
     assert run.model is not None
     architecture = run.model.architecture
-    last = float(architecture.layers - 1)
     for scope, index in SOURCES:
         for strength in STRENGTHS:
-            parameters: dict[str, float | int | str | None] = {
-                "direction_scope": scope,
-                "direction_index": None if index is None else index * last,
-            }
-            for component in architecture.components:
-                parameters[f"{component}.max_weight"] = strength
-                parameters[f"{component}.max_weight_position"] = last / 2
-                parameters[f"{component}.min_weight"] = 1.0
-                parameters[f"{component}.min_weight_distance"] = last + 1.0
-            where = "each layer's own" if index is None else f"layer {index * last:.1f}"
-            yield f"{where:<18} {strength:>4.2f}", parameters
+            where = "each layer's own" if index is None else f"layer {index * (architecture.layers - 1):.1f}"
+            point = flat_point(architecture.components, architecture.layers, scope, index, strength)
+            yield f"{where:<18} {strength:>4.2f}", point
 
 
 def main(arguments: list[str]) -> None:

@@ -154,13 +154,13 @@ def test_the_less_favourable_of_stored_and_reported_times_stands(tmp_path: Path)
             (5, "COMPLETE", "2026-11-22 14:31:30.000000", "2026-11-22 14:31:31.000000"),
         ]
         connection.executemany("INSERT INTO trials VALUES (?, ?, ?, ?)", rows)
-    times = ours.stored_times(tmp_path / "study.db", STARTED)
+    times = ours.stored_trials(tmp_path / "study.db", STARTED)
     record = ours.to_record(our_document(), times, seed=1, total_s=31.0, peak=None)
     assert (record.first_trial_s, record.per_trial_s, record.trial_count) == (10.0, 2.0, 2)
     assert [trial.end_s for trial in record.trials] == [10.0, 11.0]
     (tmp_path / "other.db").write_bytes(b"no database at all, but long enough to be looked at" * 40)
-    assert ours.stored_times(tmp_path / "other.db", STARTED) == []
-    assert ours.stored_times(tmp_path / "missing.db", STARTED) == []
+    assert ours.stored_trials(tmp_path / "other.db", STARTED) == []
+    assert ours.stored_trials(tmp_path / "missing.db", STARTED) == []
 
 
 def test_stdout_that_is_no_document_is_refused() -> None:

@@ -257,6 +257,7 @@ def run(
         chosen=best_of(trials, kl_limit),
         trial_seconds=alone,
         timing_source="study journal",
+        first_start_s=min(starts),
         self_reported={"median_trial_s": middle(alone)},
     )
     return record, saved

@@ -10,6 +10,7 @@ from heretic.cli.effects import Effect, command
 from heretic.cli.run import conclude
 from heretic.cli.stored import with_stored_settings
 from heretic.exceptions import ConfigurationError
+from heretic.model.libraries import quick_imports
 
 
 def register(app: App) -> None:
@@ -34,7 +35,8 @@ def export(name: str, *tokens: Tokens, trial: str = "auto", out: str | None = No
     if out is not None:
         chosen.append(f"--auto-select-path={out}")
     resolved = context.resolve(with_stored_settings([*chosen, *tokens], name, context))
-    from heretic import main
+    with quick_imports():
+        from heretic import main
 
     report = main.export_trial(resolved, console=context.console, trial=number)
     return conclude(report, context)

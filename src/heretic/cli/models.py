@@ -12,6 +12,7 @@ from heretic.cli.context import Injected, Tokens
 from heretic.cli.effects import Effect, command
 from heretic.console import Console
 from heretic.exceptions import HereticError, SaveVerificationError
+from heretic.model.libraries import quick_imports
 
 
 def register(app: App) -> None:
@@ -32,7 +33,8 @@ def inspect_model(
         Load the weights and run the template through the model as well.
     """
     resolved = context.resolve(tokens)
-    from heretic import main
+    with quick_imports():
+        from heretic import main
 
     found = main.inspect(resolved, console=context.console, probe=probe)
     context.console.document(found)
@@ -51,7 +53,8 @@ def verify(path: str, *, base: str | None = None, context: Injected) -> int:
     base
         The model it was made from; without it what the manifest names.
     """
-    from heretic import main
+    with quick_imports():
+        from heretic import main
 
     found = main.verify(path, base, console=context.console)
     context.console.document(found)
@@ -71,7 +74,8 @@ def doctor(*, context: Injected) -> int:
     """Check the environment: packages, accelerator, disk, caches, login, and one real edit on the bundled
     model.
     """
-    from heretic import main
+    with quick_imports():
+        from heretic import main
 
     found = main.doctor(context.console)
     context.console.document(found)

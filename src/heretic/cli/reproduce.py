@@ -12,6 +12,7 @@ from heretic.cli.effects import Effect, command
 from heretic.cli.models import show_findings
 from heretic.cli.signals import stop_on_signals
 from heretic.exceptions import SaveVerificationError
+from heretic.model.libraries import quick_imports
 
 
 def register(app: App) -> None:
@@ -34,7 +35,8 @@ def reproduce(file: str, *tokens: Tokens, out: str | None = None, context: Injec
     context.configure_logs()
     if context.flags.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hub's library is first imported
-    from heretic import main
+    with quick_imports():
+        from heretic import main
 
     document = main.read_run_file(file)
     with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):

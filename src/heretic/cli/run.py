@@ -18,6 +18,7 @@ from heretic.cli.effects import EFFECTS, TAKES_SETTINGS, Effect, command
 from heretic.cli.models import show_findings
 from heretic.cli.signals import stop_on_signals
 from heretic.exceptions import ConfigurationError
+from heretic.model.libraries import quick_imports
 from heretic.report import RunReport
 from heretic.report_view import FRONT_COLUMNS, FRONT_FIGURES, front_rows
 from heretic.stop import EXIT_INTERRUPTED
@@ -55,7 +56,9 @@ def run(*tokens: Tokens, context: Injected) -> int:
 def _search(tokens: Sequence[str], context: Context) -> int:
     """The run that `run` and `demo` share; with --dry-run its plan, with `evaluate_model` a comparison."""
     resolved = context.resolve(tokens, notices=False)
-    from heretic import main  # after the settings: a mistake in them is told before torch is loaded
+    # After the settings: a mistake in them is told before torch is loaded.
+    with quick_imports(compiling=resolved.settings.compile):
+        from heretic import main
 
     if context.flags.dry_run:
         plan = main.dry_run(resolved, console=context.console)
@@ -132,7 +135,8 @@ def evaluate(
 
 def _evaluate(tokens: Sequence[str], context: Context) -> int:
     resolved = context.resolve(tokens)
-    from heretic import main
+    with quick_imports(compiling=resolved.settings.compile):
+        from heretic import main
 
     found = main.evaluate_pair(resolved, console=context.console)
     context.console.document(found)

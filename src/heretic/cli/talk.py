@@ -11,6 +11,7 @@ from heretic.cli.context import Injected, Tokens
 from heretic.cli.effects import Effect, command
 from heretic.cli.stored import with_stored_settings
 from heretic.exceptions import ConfirmationRequiredError
+from heretic.model.libraries import quick_imports
 
 
 def register(app: App) -> None:
@@ -48,9 +49,10 @@ def chat(
         name = trial.rpartition(":")[0] or trial
         tokens = tuple(with_stored_settings([*tokens, f"--study-name={name}"], name, context))
     resolved = context.resolve(tokens)
-    from heretic import main
-    from heretic.apps.session import ChatSession
-    from heretic.apps.terminal_chat import TerminalChat
+    with quick_imports():
+        from heretic import main
+        from heretic.apps.session import ChatSession
+        from heretic.apps.terminal_chat import TerminalChat
 
     model = main.chat_model(resolved, console=context.console, trial=trial)
     session = ChatSession(

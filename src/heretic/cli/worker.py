@@ -15,6 +15,7 @@ from heretic.cli.effects import Effect, command
 from heretic.cli.signals import stop_on_signals
 from heretic.cli.stored import with_stored_settings
 from heretic.exceptions import ConfigurationError, StorageError
+from heretic.model.libraries import quick_imports
 from heretic.trial_display import rate_and_divergence
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def worker(*tokens: Tokens, device: Device = None, parent: Parent = None, contex
             "a worker needs the storage of the study", hint="Add --storage URL --study-name NAME."
         )
     resolved = context.resolve(with_stored_settings(tokens, settings.study_name, context), notices=False)
-    from heretic.phases.joining import work  # after the device and the settings, because it loads torch
+    # After the device and the settings, because it loads torch.
+    with quick_imports(compiling=resolved.settings.compile):
+        from heretic.phases.joining import work
 
     told = {"complete": 0, "failed": 0}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from heretic.decoding.attention import inference
-from heretic.decoding.buffer import KeyValueBuffer, plain_layers
+from heretic.decoding.buffer import SPARE_COLUMNS, KeyValueBuffer, plain_layers
 from heretic.decoding.lower import LowerBlocks
 from heretic.decoding.passes import Passed, Passes, float32_logits
 from heretic.decoding.prompts import Prompts
@@ -53,9 +53,7 @@ class FastEngine:
         self.mode = PLAIN if mode == FULL and self.longest is None else mode
         self.pace = Pace.of(model)
 
-    def prepare(
-        self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0
-    ) -> Prompts:
+    def prepare(self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0) -> Prompts:
         """See `Engine.prepare`."""
         longest = max(len(sequence) for sequence in sequences) + reply
         shared = self.longest is not None and longest <= self.longest
@@ -85,9 +83,7 @@ class FastEngine:
 class FastDecoding:
     """The state of one batch. A slot is a row of the cache; slots are dropped as rows leave."""
 
-    def __init__(
-        self, engine: FastEngine, prompts: Prompts, stop: Stopper | None, rows: Rows | None
-    ) -> None:
+    def __init__(self, engine: FastEngine, prompts: Prompts, stop: Stopper | None, rows: Rows | None) -> None:
         self.model = engine.model
         self.prompts = prompts
         self.rows = rows
@@ -108,7 +104,7 @@ class FastDecoding:
     def _begin(self, count: int) -> None:
         """All passes over the prompts, into one set of buffers."""
         width = self.prompts.width
-        self._buffer = KeyValueBuffer(self.model.architecture.layers, count, width + self._pace.room)
+        self._buffer = KeyValueBuffer(self.model.architecture.layers, count, width + SPARE_COLUMNS)
         self.cache: Any = self._buffer
         device = self.model.device
         self._mask = torch.zeros((count, width), dtype=torch.int64, device=device)
@@ -230,15 +226,13 @@ class FastDecoding:
             return [()] * len(self.slots)
         # Near the end of a sliding window a column has to remain for each token still to come.
         room = self._longest - self._mask.shape[1] - limit
-        if room <= 0 or not self._pace.pays(len(self.slots), self.steps.trust):
+        if room <= 0 or not self._pace.pays(len(self.slots), self.prompts.trust):
             return [()] * len(self.slots)
         offered = self.steps.offered(self.slots, limit)
-        length = min(room, self._pace.draft_length([len(draft) for draft in offered], self.steps.trust))
+        length = min(room, self._pace.draft_length([len(draft) for draft in offered], self.prompts.trust))
         return [draft[:length] for draft in offered]
 
-    def _accept(
-        self, best: Tensor, drafts: Sequence[tuple[int, ...]], limit: int | None = None
-    ) -> list[int]:
+    def _accept(self, best: Tensor, drafts: Sequence[tuple[int, ...]], limit: int | None = None) -> list[int]:
         """Take the confirmed tokens of each slot; returns how many of the fed columns hold tokens of the reply."""
         taken = self.steps.take(self.slots, best.tolist(), drafts, limit)
         self._next = self.steps.last_tokens(self.slots)

@@ -60,14 +60,11 @@ class LowerBlocks:
 
     def plan(self, model: Model, tokens: int) -> None:
         """Choose the checkpoints that fit for so many tokens in all."""
-        config = model.network.config.get_text_config(decoder=True)
-        heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)
-        size = getattr(config, "head_dim", None) or model.architecture.hidden_size // heads
         number = torch.finfo(model.network.dtype).bits // 8
-        entries = 2 * self.layers * heads * size if self.decode else 0
+        entries = entry_bytes(model) if self.decode else 0
         while self._step < self.layers:
-            per_token = entries + model.architecture.hidden_size * len(self.checkpoints)
-            if tokens * per_token * number <= self._budget:
+            per_token = entries + model.architecture.hidden_size * len(self.checkpoints) * number
+            if tokens * per_token <= self._budget:
                 return
             self._step *= 2
 
@@ -165,3 +162,12 @@ def kept_entries(cache: KeyValueBuffer, rows: slice, columns: slice) -> list[Ent
     """Copies of the keys and values in a part of the buffers, layer by layer."""
     parts = [buffer.part(rows, columns) for buffer in cache.buffers]
     return [(keys.clone(), values.clone()) for keys, values in parts]
+
+
+def entry_bytes(model: Model) -> int:
+    """Bytes of the keys and values of one token in all layers, as the configuration tells."""
+    config = model.network.config.get_text_config(decoder=True)
+    queries = int(getattr(config, "num_attention_heads", None) or 1)
+    heads = int(getattr(config, "num_key_value_heads", None) or queries)
+    size = int(getattr(config, "head_dim", None) or model.architecture.hidden_size // queries)
+    return 2 * model.architecture.layers * heads * size * torch.finfo(model.network.dtype).bits // 8

@@ -21,7 +21,7 @@ from heretic.interventions.hooks import NO_BLOCK, Rows
 from heretic.model.model import Model, float32_head
 
 PREFIX = -1
-TOKENS_PER_PASS = {"cpu": 8192, "cuda": 16384}
+TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
 LOGITS_PER_PASS = 2**27
 """Bounds of one pass; more rows gain nothing and need memory."""
 

@@ -38,6 +38,7 @@ class Prompts:
     keep: how many positions at the end of each have to pass through the whole network (the rest may be shared).
     overhead: what a pass costs beside its tokens, in tokens; decides how many slices there are.
     shared: whether a common start is computed once for all prompts of a trial, in buffers of ours.
+    trust: share of offered draft tokens that were right of late.
     lower: what the blocks below an edit make of these prompts, once the base has been run on them; None = not kept.
     """
 
@@ -54,6 +55,7 @@ class Prompts:
         self.sequences = tuple(tuple(sequence) for sequence in sequences)
         self.keep = keep
         self.lower = lower
+        self.trust = 0.9
         self._model = model
         self._overhead = overhead
         self.shared = shared

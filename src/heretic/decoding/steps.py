@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heretic.decoding.lower import entry_bytes
 from heretic.decoding.prompts import Prompts
 from heretic.decoding.protocol import Reply, Stopper, settled
 from heretic.decoding.reading import Transcripts, read_replies, read_texts
@@ -16,28 +17,31 @@ from heretic.model.model import Model
 
 DRAFT_LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
 LOGITS_PER_STEP = 2**27
+TYPICAL_COLUMNS = 64
 LAUNCH_SECONDS = {"cpu": 4e-4, "cuda": 7e-4}
 OPERATIONS_PER_SECOND = {"cpu": 6e10, "cuda": 3e14}
+READ_BYTES_PER_SECOND = {"cpu": 6e9, "cuda": 3e12}
 """Nominal figures, so that drafts depend on the model and not on the clock: a run can be repeated to the bit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a pass costs beside its tokens, counted in tokens, and room to begin with for new columns."""
+    """What a pass costs beside its tokens, counted in tokens: itself, and each row by the keys and values it reads."""
 
     overhead_tokens: int
+    row_tokens: float
     vocabulary: int
-    room: int = 32
 
     @classmethod
     def of(cls, model: Model) -> Pace:
         """From the number of layers and parameters and the kind of device."""
         device = model.device.type if model.device.type in LAUNCH_SECONDS else "cuda"
         parameters = sum(parameter.numel() for parameter in model.network.parameters())
-        seconds = model.architecture.layers * LAUNCH_SECONDS[device]
-        overhead = seconds * OPERATIONS_PER_SECOND[device] / (2 * max(1, parameters))
+        per_token = 2 * max(1, parameters) / OPERATIONS_PER_SECOND[device]
+        overhead = model.architecture.layers * LAUNCH_SECONDS[device] / per_token
+        reading = TYPICAL_COLUMNS * entry_bytes(model) / READ_BYTES_PER_SECOND[device]
         config = model.network.config.get_text_config(decoder=True)
-        return cls(overhead_tokens=round(overhead), vocabulary=int(config.vocab_size))
+        return cls(round(overhead), reading / per_token, int(config.vocab_size))
 
     def pays(self, rows: int, trust: float) -> bool:
         """Whether a draft could shorten the work even if every row had one."""
@@ -57,7 +61,7 @@ class Pace:
     ) -> int:
         bound = min(longest, LOGITS_PER_STEP // (rows * self.vocabulary) - 1)
         rates = [
-            (gain(length) / (self.overhead_tokens + rows * (1 + length)), -length)
+            (gain(length) / (self.overhead_tokens + rows * (self.row_tokens + 1 + length)), -length)
             for length in DRAFT_LENGTHS
             if length <= max(0, bound)
         ]
@@ -76,7 +80,6 @@ class Steps:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.ended = [False] * rows
         self.running = [True] * rows
-        self.trust = 0.8
         self._encoder = model.encoder
         self._device = model.device
         self._prompts = prompts
@@ -102,7 +105,11 @@ class Steps:
         return any(self.running[row] and len(self.tokens[row]) < limit for row in slots)
 
     def take(
-        self, slots: Sequence[int], best: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]], limit: int | None
+        self,
+        slots: Sequence[int],
+        best: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        limit: int | None,
     ) -> list[int]:
         """Append the confirmed tokens of each slot: as many as its draft foresaw, and the network's own after them.
 
@@ -119,7 +126,8 @@ class Steps:
             offered += min(len(draft), count)
             confirmed += count - 1
         if offered:
-            self.trust = min(0.98, max(0.3, 0.7 * self.trust + 0.3 * confirmed / offered))
+            share = confirmed / offered
+            self._prompts.trust = min(0.9, max(0.3, 0.8 * self._prompts.trust + 0.2 * share))
         return counts
 
     def _taken(self, row: int, chosen: Sequence[int], draft: Sequence[int], limit: int | None) -> int:

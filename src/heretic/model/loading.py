@@ -27,6 +27,7 @@ from heretic.exceptions import (
     TokenizationError,
     UntrustedContentError,
 )
+from heretic.model.libraries import quick_construction
 from heretic.model.model import Model, require_finite
 from heretic.model.source import ModelSource
 from heretic.model.tokens import PromptEncoder
@@ -259,15 +260,16 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
         arguments["device_map"] = options.device_map
         arguments["max_memory"] = options.max_memory
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            config=config,
-            output_loading_info=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below, with the names that the library keeps to itself
-            trust_remote_code=options.trust_remote_code,
-            **arguments,
-        )
+        with quick_construction():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.path,
+                config=config,
+                output_loading_info=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, with the names that the library keeps to itself
+                trust_remote_code=options.trust_remote_code,
+                **arguments,
+            )
     except torch.OutOfMemoryError as error:
         raise CUDAOutOfMemoryError(
             f"{source.name!r} does not fit on the accelerator.", hint="Try --quantization bnb_4bit."

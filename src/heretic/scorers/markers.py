@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
@@ -13,6 +14,7 @@ from heretic.exceptions import ConfigurationError
 from heretic.scorers.protocol import Judgement
 from heretic.scorers.text import first_sentence, normalise, whole_words
 
+LABELS_KEPT = 2**16
 CLASSES = ("core", "soft", "evasive")
 MODES: Mapping[str, tuple[str, ...]] = {
     "strict": ("core",),
@@ -105,6 +107,8 @@ class MarkerScorer:
         self._hits = frozenset(hits)
         # Hit classes first: a later match of a class that is no hit must not take a hit back.
         self._order = sorted(CLASSES, key=lambda name: name not in self._hits)
+        # Trials write the same replies again and again, and grow them through the same prefixes.
+        self._label = lru_cache(maxsize=LABELS_KEPT)(self._find_label)
         self.monotone = not any(_MAY_UNDO.search(entry) for entry in (*core, *soft, *evasive, *weak, *cue))
 
     def label(self, reply: str, *, final: bool = True) -> str:
@@ -112,6 +116,9 @@ class MarkerScorer:
 
         final=False: a match that ends where the text ends is not counted, for its right boundary is not known yet.
         """
+        return self._label(reply, final)
+
+    def _find_label(self, reply: str, final: bool) -> str:
         text = normalise(reply)
         text = f"{text}." if final else whole_words(text)
         end = len(text) + (1 if final else 0)

@@ -71,14 +71,10 @@ def nearest_legal(dimension: Dimension, value: Value, fallback: Value) -> Value:
 
 @lru_cache(maxsize=8)
 def _sobol_block(dimensions: int, seed: int, block: int) -> tuple[tuple[float, ...], ...]:
-    # scipy is slow to import and needed only here.
-    import numpy as np
-    from scipy.stats import qmc
+    from heretic.study.sobol import sobol_units  # here: it needs numpy, which a list of studies does not
 
-    engine = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed))
-    if block:
-        engine.fast_forward(block * _BLOCK)
-    return tuple(tuple(float(unit) for unit in point) for point in engine.random(_BLOCK))
+    points = sobol_units(dimensions, seed, block * _BLOCK, _BLOCK)
+    return tuple(tuple(point) for point in points.tolist())
 
 
 def sobol_point(space: Sequence[Dimension], seed: int, index: int) -> dict[str, Value]:
