@@ -127,7 +127,7 @@ class Evaluator:
         """A run of the bad prompts, prepared once for all trials."""
         first, last = numbers[0], numbers[-1] + 1
         if ("bad", first, last) not in self._prepared:
-            made = self.engine.prepare(self.bad[first:last], reply=self.lengths.response)
+            made = self.engine.prepare(self.bad[first:last], reply=self.lengths.response, reuse=True)
             self._prepared["bad", first, last] = made
         return self._prepared["bad", first, last]
 
@@ -138,7 +138,8 @@ class Evaluator:
         if list(numbers) != list(range(first, last)):
             return self.engine.prepare([rows[number] for number in numbers], keep=self.lengths.kl)
         if ("good", first, last) not in self._prepared:
-            self._prepared["good", first, last] = self.engine.prepare(rows[first:last], keep=self.lengths.kl)
+            made = self.engine.prepare(rows[first:last], keep=self.lengths.kl, reuse=True)
+            self._prepared["good", first, last] = made
         return self._prepared["good", first, last]
 
     def set_reference(self) -> Reference:

@@ -10,13 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from heretic.decoding.passes import Passes
+from heretic.decoding.prompts import Prompts
 from heretic.exceptions import ExtractionError, NonFiniteError
 from heretic.linalg.streaming import StreamingMean
 from heretic.model.model import Model
+
+
+class Prepare(Protocol):
+    """`Engine.prepare`, as far as it is needed here."""
+
+    def __call__(self, sequences: Sequence[Sequence[int]], /) -> Prompts: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +60,10 @@ def capture(
     sequences: Sequence[Sequence[int]],
     *,
     run: Callable[[Sequence[Sequence[int]], Callable[[Sequence[Sequence[int]]], Tensor]], list[Tensor]],
+    prepare: Prepare | None = None,
 ) -> ResidualStats:
-    """Residuals of token sequences. `run` splits the work into batches that fit (see `batching.AdaptiveBatch`).
+    """Residuals of token sequences. `run` splits the work into batches that fit (see `batching.AdaptiveBatch`);
+    `prepare` is an engine's, which computes a common start once; without it nothing is shared.
 
     Raises `NonFiniteError` with layer and prompt number, `ExtractionError` for an empty list.
     """
@@ -62,9 +73,14 @@ def capture(
         )
 
     def forward(rows: Sequence[Sequence[int]]) -> Tensor:
+        prompts = Prompts(model, rows) if prepare is None else prepare(rows)
+        samples = torch.empty((len(rows), model.architecture.layers, model.architecture.hidden_size))
         with last_positions(model) as collected:
-            model.trunk(model.batch(rows))
-        return torch.stack(collected, dim=1)
+            for passed in Passes(model, prompts, None).run():
+                # The pass over a common start was the first to be collected; the last one is the rows'.
+                samples[passed.rows] = torch.stack(collected[-model.architecture.layers :], dim=1)
+                collected.clear()
+        return samples
 
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
     sorted_samples = torch.cat(run([sequences[row] for row in order], forward))

@@ -128,7 +128,7 @@ def test_shared_starts_lower_blocks_and_drafts_change_no_token_and_no_logit(name
     model, reference = model_of(name), ReferenceEngine(model_of(name))
     engine = FastEngine(model, reuse_bytes=BUDGET)
     trials = trials_of(model)
-    prompts = engine.prepare(sequences(), reply=LIMIT)
+    prompts = engine.prepare(sequences(), reply=LIMIT, reuse=True)
     assert engine.mode == FULL and prompts.shared and len(prompts.prefix) == 7
     plain = reference.prepare(sequences())
     assert [reply.tokens for reply in base(engine, prompts)] == [r.tokens for r in base(reference, plain)]
@@ -136,8 +136,11 @@ def test_shared_starts_lower_blocks_and_drafts_change_no_token_and_no_logit(name
     for _ in range(2):  # the second time their own replies are known and tried as drafts
         assert [reply.tokens for reply in decoded(model, engine, prompts, trials)] == wanted
     assert len({*wanted}) > len(sequences()), "control: trials write different replies"
-    scored, slow = engine.prepare(sequences(), keep=KEEP), reference.prepare(sequences(), keep=KEEP)
-    close = dict(rtol=1e-5, atol=1e-5 * float(logits(model, reference, slow, None).abs().max()))
+    scored, slow = (
+        engine.prepare(sequences(), keep=KEEP, reuse=True),
+        reference.prepare(sequences(), keep=KEEP),
+    )
+    close = {"rtol": 1e-5, "atol": 1e-5 * float(logits(model, reference, slow, None).abs().max())}
     torch.testing.assert_close(
         logits(model, engine, scored, None), logits(model, reference, slow, None), **close
     )
@@ -160,7 +163,7 @@ def test_auto_gives_every_such_family_the_whole_loop(name: str) -> None:
 def test_another_cache_shares_nothing(name: str) -> None:
     """Algorithms 6.4: such a family keeps the loop over its own cache, or the reference engine."""
     engine, _ = choose_engine(model_of(name), reuse_bytes=BUDGET)
-    prompts = engine.prepare(sequences(), reply=LIMIT)
+    prompts = engine.prepare(sequences(), reply=LIMIT, reuse=True)
     assert not prompts.shared and not prompts.prefix and prompts.lower is None
     replies = [reply.tokens for reply in base(engine, prompts)]
     assert replies == [reply.tokens for reply in base(ReferenceEngine(model_of(name)), prompts)]
@@ -182,13 +185,13 @@ def test_blocks_below_an_edit_are_not_computed_again_and_a_shared_start_once_per
         }
 
     kept = FastEngine(model, reuse_bytes=BUDGET)
-    found = work(kept, kept.prepare(sequences(), keep=1))
+    found = work(kept, kept.prepare(sequences(), keep=1, reuse=True))
     assert all(found[block] == 0 for block in range(last))
     assert 2 * rests + 7 <= found[last] <= 2 * (rests + 4 * len(sequences()) + 7)
     every = work(FastEngine(model), FastEngine(model).prepare(sequences(), keep=1))
     assert len(set(every.values())) == 1 and every[0] == found[last]
     alone = [(number, *sequence) for number, sequence in enumerate(sequences())]
-    assert work(kept, kept.prepare(alone, keep=1))[last] > found[last] + 5 * 7
+    assert work(kept, kept.prepare(alone, keep=1, reuse=True))[last] > found[last] + 5 * 7
 
 
 def test_too_small_a_budget_keeps_fewer_checkpoints_or_none() -> None:
@@ -196,7 +199,7 @@ def test_too_small_a_budget_keeps_fewer_checkpoints_or_none() -> None:
     found = []
     for budget in (BUDGET, 40_000, 20_000, 100):
         engine = FastEngine(model, reuse_bytes=budget)
-        prompts = engine.prepare(sequences(), keep=2)
+        prompts = engine.prepare(sequences(), keep=2, reuse=True)
         logits(model, engine, prompts, None)
         assert prompts.lower is not None and prompts.lower.bytes <= budget
         found.append(len(prompts.lower.checkpoints))
@@ -212,7 +215,7 @@ def test_an_edit_below_what_was_kept_is_refused_and_an_edited_embedding_uses_not
     """Algorithms 6.3, control: an embedding edit with a stale store raises."""
     model = model_of("gemma2")
     engine = FastEngine(model, reuse_bytes=BUDGET)
-    prompts = engine.prepare(sequences(), keep=KEEP)
+    prompts = engine.prepare(sequences(), keep=KEEP, reuse=True)
     logits(model, engine, prompts, None)
     assert prompts.lower is not None
     assert [prompts.lower.entry_block(lowest) for lowest in (-1, 0)] == [0, 0]
@@ -230,10 +233,10 @@ def test_beyond_a_sliding_window_nothing_is_shared() -> None:
     model = loaded_pico("mistral", changes={"sliding_window": 12})
     engine, slow = FastEngine(model, reuse_bytes=BUDGET), ReferenceEngine(model)
     assert engine.longest == 12
-    assert not engine.prepare(sequences(), reply=LIMIT).shared
+    assert not engine.prepare(sequences(), reply=LIMIT, reuse=True).shared
     assert engine.prepare([sequence[:8] for sequence in sequences()], reply=4).shared
     trials = trials_of(model)
-    fast = decoded(model, engine, engine.prepare(sequences(), reply=LIMIT), trials)
+    fast = decoded(model, engine, engine.prepare(sequences(), reply=LIMIT, reuse=True), trials)
     assert [r.tokens for r in fast] == [
         r.tokens for r in decoded(model, slow, slow.prepare(sequences()), trials)
     ]
@@ -243,7 +246,7 @@ def test_known_replies_save_steps_and_wrong_ones_cost_no_token(monkeypatch: pyte
     """Drafts from earlier replies: fewer passes for the same tokens, also when every draft is wrong somewhere."""
     model = model_of("llama")
     engine = FastEngine(model, reuse_bytes=BUDGET)
-    prompts = engine.prepare(sequences(), reply=24)
+    prompts = engine.prepare(sequences(), reply=24, reuse=True)
     passes = []
     step = FastDecoding._step
 

@@ -89,12 +89,15 @@ class BatchSettings(Group):
     refusal_check_tokens: Positive = setting(30, "first check point; at most max_response_length")
     kl_divergence_tokens: Positive = setting(5, "teacher-forced positions in the KL")
     kl_divergence_scale: PositiveFloat = setting(1.0, "divisor of the KL in the objective only")
-    trials_per_batch: Count = setting(0, "trials sharing a forward pass; 0 = by free memory", score=False)
+    trials_per_batch: Count = setting(
+        0, "trials sharing a forward pass; 0 = by measured throughput and free memory", score=False
+    )
     engine: Literal["auto", "fast", "reference"] = setting("auto", "decode loop", score=False)
     early_exit: bool = setting(True, "rows leave when decided", score=False)
     reuse_lower_layers: bool = setting(
-        True, "cache prompt activations below the first edited layer", score=False
+        True, "keep what blocks below the first edited one make of the prompts", score=False
     )
+    reuse_budget: PositiveFloat = setting(1.0, "memory for reuse_lower_layers, GB", score=False)
 
 
 class SearchSettings(Group):

@@ -41,6 +41,7 @@ def _evasive(settings: Settings) -> bool:
 RULES: Final = (
     ReadWhen(("thinking_tokens",), lambda s: s.thinking != "off", "thinking is off"),
     ReadWhen(("max_batch_size",), lambda s: s.batch_size == 0, "batch_size is given"),
+    ReadWhen(("reuse_budget",), lambda s: s.reuse_lower_layers, "reuse_lower_layers is off"),
     ReadWhen(("racing_prompts",), lambda s: s.racing, "racing is off"),
     ReadWhen(
         ("model_family", "warm_start_n_trials"),

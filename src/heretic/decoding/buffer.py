@@ -7,7 +7,6 @@ from elsewhere (a shared prefix, blocks below the first edit) is no different fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +47,7 @@ class BufferedLayer(DynamicLayer):
     """One layer's buffers; `keys` and `values` are the views that the last pass attended to."""
 
     def __init__(self, window: Window) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's
         self.window = window
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -115,7 +114,7 @@ class KeyValueBuffer(DynamicCache):
         super().__init__()
         self.window = Window(rows, columns)
         self.buffers = [BufferedLayer(self.window) for _ in range(layers)]
-        self.layers: Sequence[Any] = self.buffers
+        self.layers = list(self.buffers)
         self.layer_class_to_replicate = None
 
     def reserve(self, columns: int) -> None:

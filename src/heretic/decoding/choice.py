@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heretic.batching import is_out_of_memory
 from heretic.decoding.fast import FULL, PLAIN, ROWS_STAY, FastEngine
 from heretic.decoding.protocol import Engine, Reply
 from heretic.decoding.reference import ReferenceEngine
-from heretic.batching import is_out_of_memory
 from heretic.exceptions import GenerationError
 from heretic.interventions.hooks import Edits, Rows, applied, every_row
 from heretic.interventions.plan import Plan, PlanRow
@@ -91,7 +91,7 @@ def _is_right(model: Model, engine: FastEngine, sequences: Sequence[tuple[int, .
         return [row == 1 for row in rows]
 
     count = len(sequences)
-    prompts = engine.prepare(sequences, reply=PROBE_TOKENS)
+    prompts = engine.prepare(sequences, reply=PROBE_TOKENS, reuse=True)
     decoding = engine.start(prompts, stop=leave)
     decoding.advance(PROBE_TOKENS)
     base = decoding.replies()

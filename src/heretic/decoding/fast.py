@@ -53,12 +53,14 @@ class FastEngine:
         self.mode = PLAIN if mode == FULL and self.longest is None else mode
         self.pace = Pace.of(model)
 
-    def prepare(self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0) -> Prompts:
+    def prepare(
+        self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0, reuse: bool = False
+    ) -> Prompts:
         """See `Engine.prepare`."""
         longest = max(len(sequence) for sequence in sequences) + reply
         shared = self.longest is not None and longest <= self.longest
         lower = None
-        if shared and self.reuse_bytes:
+        if reuse and shared and self.reuse_bytes:
             lower = LowerBlocks(self.model, budget=self.reuse_bytes, decode=reply > 0)
         overhead = self.pace.overhead_tokens
         return Prompts(self.model, sequences, keep=keep, shared=shared, overhead=overhead, lower=lower)

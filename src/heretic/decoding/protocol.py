@@ -71,9 +71,11 @@ class Engine(Protocol):
 
     name: str
 
-    def prepare(self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0) -> Prompts:
+    def prepare(
+        self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0, reuse: bool = False
+    ) -> Prompts:
         """Prompts that are used again and again. keep: positions at their end whose logits are asked for. reply: the
-        most tokens that will be decoded after them; 0 = none."""
+        most tokens that will be decoded after them; 0 = none. reuse: keep what the lower blocks make of them."""
         ...
 
     def start(
@@ -83,8 +85,8 @@ class Engine(Protocol):
         stop: Stopper | None = None,
         rows: Rows | None = None,
     ) -> Decoding:
-        """Begin with prepared prompts or token ids. Row r is prompt r % len(prompts); `rows` says which trial it belongs
-        to and is kept in step when rows come and go; None = one row per prompt, of the base."""
+        """Begin with prepared prompts or token ids. Row r is prompt r % len(prompts); `rows` says which trial it
+        belongs to and is kept in step when rows come and go; None = one row per prompt, of the base."""
         ...
 
     def logits(self, prompts: Prompts, *, rows: Rows | None = None) -> Iterator[Passed]:

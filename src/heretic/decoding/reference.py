@@ -24,7 +24,9 @@ class ReferenceEngine:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def prepare(self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0) -> Prompts:
+    def prepare(
+        self, sequences: Sequence[Sequence[int]], *, keep: int = 1, reply: int = 0, reuse: bool = False
+    ) -> Prompts:
         """See `Engine.prepare`; nothing is shared here."""
         return Prompts(self.model, sequences, keep=keep)
 

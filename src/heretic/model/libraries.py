@@ -37,6 +37,8 @@ from heretic.model.stand_ins import compiler_stand_in
 logger = logging.getLogger("heretic.model")
 
 IMPORT_TABLE: Final = "transformers.utils.import_utils"
+EXTENSIONS: Final = ("numpy", "regex", "asyncio", "markupsafe", "yaml")
+"""What transformers imports that loads a shared library, for which it would wait until those of torch are linked."""
 NEEDED: Final = (
     "transformers.masking_utils",
     "transformers.generation.utils",
@@ -74,6 +76,7 @@ def quick_imports(*, compiling: bool = False) -> Iterator[None]:
     collecting, QUICK.active = gc.isenabled(), not compiling
     gc.disable()
     try:
+        _import_all(EXTENSIONS)
         link_in_background()
         _import_needed(compiling)
         yield
@@ -86,17 +89,21 @@ def quick_imports(*, compiling: bool = False) -> Iterator[None]:
 def _import_needed(compiling: bool) -> None:
     sys.meta_path.insert(0, _TableFinder())
     # Without torch as yet: so the thread that links has time.
-    library = importlib.import_module("transformers")
+    importlib.import_module("transformers")
     torch = importlib.import_module("torch")
     utilities = importlib.import_module(IMPORT_TABLE)
     answer_no(getattr(utilities, "is_scipy_available", None), utilities, "_is_package_available")
     answer_no(getattr(utilities, "is_torch_distributed_available", None), torch.distributed, "is_available")
     with nullcontext() if compiling else compiler_stand_in():
-        for name in NEEDED:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:  # another version keeps it elsewhere
-                logger.debug("%s %s has no %s: %s", library.__name__, library.__version__, name, error)
+        _import_all(NEEDED)
+
+
+def _import_all(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:  # another version keeps it elsewhere, or does without it
+            logger.debug("%s is not imported: %s", name, error)
 
 
 # -- linking ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from heretic.directions.difference import difference_of_means
 from heretic.linalg.separation import cross_fitted_separation, split_half_accuracy
 from heretic.model.model import Model
 from heretic.phases.dataset_loading import DatasetBundle
-from heretic.residuals import ResidualStats, capture
+from heretic.residuals import Prepare, ResidualStats, capture
 
 STABLE = 0.8
 """Estimated cosine between this direction and the one of infinitely many prompts (algorithms 3.12)."""
@@ -37,15 +37,17 @@ class DirectionExtractionResult:
 
 
 def extract_refusal_directions(
-    model: Model, bundle: DatasetBundle, *, width: int, project: bool = True, seed: int = 0
+    model: Model, bundle: DatasetBundle, *, prepare: Prepare, width: int, project: bool = True, seed: int = 0
 ) -> DirectionExtractionResult:
     """Component 0 of every layer from the direction prompts; each prompt passes the model once.
+
+    prepare: an engine's, see `capture`.
 
     Raises `ExtractionError` when the classes do not differ, `NonFiniteError`, `BatchSizeError`.
     """
     batches = AdaptiveBatch("residuals", width)
-    target = capture(model, model.encoder.encode_all(bundle.bad.prompts), run=batches)
-    control = capture(model, model.encoder.encode_all(bundle.good.prompts), run=batches)
+    target = capture(model, model.encoder.encode_all(bundle.bad.prompts), run=batches, prepare=prepare)
+    control = capture(model, model.encoder.encode_all(bundle.good.prompts), run=batches, prepare=prepare)
     bank = difference_of_means(
         target.mean,
         control.mean,

@@ -84,7 +84,7 @@ def make_evaluator(
 
 def reuse_bytes(run: Run) -> int:
     """Memory for activations of fixed prompts that all trials share (`reuse_lower_layers`)."""
-    return 2**30 if run.settings.reuse_lower_layers else 0
+    return int(run.settings.reuse_budget * 1e9) if run.settings.reuse_lower_layers else 0
 
 
 def thinking_model(run: Run, model: Model) -> Model:

@@ -13,6 +13,7 @@ from heretic.export.digest import weight_digest
 from heretic.linalg.intervals import wilson
 from heretic.phases.evaluation import guard_values
 from heretic.phases.state import Run
+from heretic.phases.throughput import trials_per_pass
 from heretic.phases.workers import LocalWorkers, shared_threads, worker_count
 from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome, run_study
@@ -203,7 +204,7 @@ def run_optimization(
         space=search_space(run),
         seed=settings.seed,
         n_trials=total,
-        batch_size=settings.trials_per_batch or trials_per_batch(run),
+        batch_size=trials_per_pass(run),
         sampler=settings.sampler,
         n_startup_trials=startup_trials(run),
         warm_start=enqueue_warm_start_trials(run),
@@ -229,7 +230,7 @@ def search_together(
         trial_evaluation(run),
         space=search_space(run),
         seed=settings.seed,
-        batch_size=settings.trials_per_batch or trials_per_batch(run),
+        batch_size=trials_per_pass(run),
         sampler=settings.sampler,
         n_startup_trials=startup_trials(run),
         warm_start=enqueue_warm_start_trials(run),
@@ -238,13 +239,6 @@ def search_together(
         on_progress=on_progress,
         on_told=on_told,
     )
-
-
-def trials_per_batch(run: Run) -> int:
-    """How many trials share a pass when the setting is 0: enough rows to fill the device, at most 8."""
-    assert run.bundle is not None and run.model is not None
-    rows = 1024 if run.model.device.type == "cuda" else 256
-    return max(1, min(8, rows // max(1, len(run.bundle.bad_evaluation))))
 
 
 def trial_evaluation(

@@ -146,12 +146,13 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
 
 def extract(run: Run) -> DirectionExtractionResult:
     """The direction bank: from the study where it is stored, else from the prompts (reliability REL-R03, B05)."""
-    assert run.model is not None and run.bundle is not None
+    assert run.model is not None and run.bundle is not None and run.engine is not None
     with run.phase("directions", "Finding directions") as phase:
         stored = stored_extraction(run)
         result = stored or extract_refusal_directions(
             run.model,
             run.bundle,
+            prepare=run.engine.prepare,
             width=run.settings.batch_size or run.settings.max_batch_size,
             project=run.settings.project_direction,
             seed=run.settings.seed,

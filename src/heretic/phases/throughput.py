@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many trials share a pass: as many as measured throughput gains from and free memory holds (algorithms 6.2)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from heretic.decoding.lower import entry_bytes
+from heretic.exceptions import ConfigurationError
+from heretic.interventions.hooks import Rows
+from heretic.phases.loading import device_memory
+from heretic.phases.state import Run
+
+logger = logging.getLogger("heretic.phases")
+
+MOST_TRIALS: Final = {"cpu": 8, "cuda": 16}
+LEAST_GAIN: Final = 1.10
+"""Doubling the trials of a pass has to gain a tenth: the more are asked at once, the less each knows of the others."""
+
+MEMORY_SHARE: Final = 0.5
+MEASURED_STEPS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Time of one decode step of B rows, seconds: fixed + per_row * B."""
+
+    fixed: float
+    per_row: float
+
+    def gain(self, rows: int, trials: int) -> float:
+        """Throughput of steps with `trials` trials of `rows` rows each, over one trial at a time."""
+        return trials * (self.fixed + self.per_row * rows) / (self.fixed + self.per_row * rows * trials)
+
+
+def trials_per_pass(run: Run) -> int:
+    """The setting if it fits, else measured; raises `ConfigurationError` for a setting beyond what memory holds."""
+    settings = run.settings
+    limit = memory_limit(run)
+    if settings.trials_per_batch:
+        if limit is not None and settings.trials_per_batch > limit:
+            raise ConfigurationError(
+                f"trials_per_batch is {settings.trials_per_batch}, but memory holds the replies of {limit} at a time.",
+                hint=f"Allowed here: 1 to {limit}, or 0 to have it chosen. A smaller --max-batch-size or "
+                "--max-response-length needs less for each.",
+            )
+        return settings.trials_per_batch
+    stored = None if run.study is None else run.study.stored("trials_per_batch")
+    if isinstance(stored, int):
+        return stored
+    assert run.model is not None and run.evaluator is not None
+    most = MOST_TRIALS.get(run.model.device.type, MOST_TRIALS["cuda"])
+    if limit is not None:
+        most = max(1, min(most, limit))
+    if most == 1:
+        return 1
+    rows = _rows_per_trial(run)
+    timed = measured_step(run, rows)
+    chosen = best_number(timed, rows, most)
+    run.console.detail(
+        f"{chosen} trials share a pass: a step of {rows} rows takes {timed.fixed + timed.per_row * rows:.4f} s, of "
+        f"{chosen * rows} rows {timed.fixed + timed.per_row * rows * chosen:.4f} s; gain {timed.gain(rows, chosen):.2f}"
+    )
+    return chosen
+
+
+def best_number(timed: StepTime, rows: int, most: int) -> int:
+    """The number of trials at which doubling gains less than a tenth; a power of two, or `most`."""
+    chosen = 1
+    while chosen < most:
+        doubled = min(2 * chosen, most)
+        if timed.gain(rows, doubled) < LEAST_GAIN * timed.gain(rows, chosen):
+            break
+        chosen = doubled
+    return chosen
+
+
+def fitted(rows: Sequence[int], seconds: Sequence[float]) -> StepTime:
+    """Least squares line through step times; neither part is below zero."""
+    count = torch.tensor(rows, dtype=torch.float64)
+    taken = torch.tensor(seconds, dtype=torch.float64)
+    deviation = count - count.mean()
+    slope = max(0.0, float((deviation * taken).sum() / deviation.square().sum()))
+    return StepTime(max(0.0, float(taken.mean() - slope * count.mean())), slope)
+
+
+def measured_step(run: Run, rows: int) -> StepTime:
+    """Time steps of the unedited model at a quarter of a trial's rows, at one trial's and at two trials'."""
+    sizes = sorted({max(1, rows // 4), rows, 2 * rows})
+    return fitted(sizes, [_step_seconds(run, size) for size in sizes])
+
+
+def _step_seconds(run: Run, rows: int) -> float:
+    """The fastest of a few decode steps with so many rows."""
+    model, engine, evaluator = run.model, run.engine, run.evaluator
+    assert model is not None and engine is not None and evaluator is not None
+    count = min(rows, len(evaluator.bad))
+    times = max(1, rows // count)
+    prompts = engine.prepare(evaluator.bad[:count], reply=MEASURED_STEPS + 2)
+    base = Rows(torch.zeros(count * times, dtype=torch.int64, device=model.device))
+    decoding = engine.start(prompts, rows=base)
+    found: list[float] = []
+    for step in range(MEASURED_STEPS):
+        begin = time.perf_counter()
+        decoding.advance(step + 2)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - begin)
+    return min(found)
+
+
+def _rows_per_trial(run: Run) -> int:
+    assert run.evaluator is not None
+    return min(len(run.evaluator.bad), run.evaluator.decoding_batches.width)
+
+
+def memory_limit(run: Run) -> int | None:
+    """How many trials' keys and values fit into half of the free memory; None where that is not known."""
+    assert run.model is not None and run.evaluator is not None
+    free = device_memory()
+    if free is None:
+        return None
+    longest = max(len(sequence) for sequence in run.evaluator.bad) + run.lengths.response
+    return int(MEMORY_SHARE * free) // max(1, _rows_per_trial(run) * longest * entry_bytes(run.model))
