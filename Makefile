@@ -3,7 +3,7 @@
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 export UV_PYTHON_DOWNLOADS = never
 BIN := .venv/bin
-.PHONY: all check format-check lint types imports docs-check fix test demo bench docs clean
+.PHONY: all check format-check lint types imports docs-check fix test demo bench bench-grown bench-random docs clean
 .NOTPARALLEL:
 
 all: check test
@@ -37,6 +37,12 @@ demo: .venv/.run ## the whole method, offline, on the bundled model
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-grown: .venv/.dev
+	$(BIN)/python -m benchmarks.run --grown $(ARGS)
+
+bench-random: .venv/.dev
+	$(BIN)/python -m benchmarks.run --random $(ARGS)
 
 docs: .venv/.dev ## write the generated pages
 	$(BIN)/python scripts/docs.py

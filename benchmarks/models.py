@@ -64,12 +64,22 @@ def _common(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _llama(common: Mapping[str, Any]) -> Any:
-    sizes = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 10, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 4,
+    }
     return LlamaForCausalLM(LlamaConfig(**common, **sizes, num_key_value_heads=2))
 
 
 def _olmo(common: Mapping[str, Any]) -> Any:
-    sizes = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+    }
     return Olmo2ForCausalLM(Olmo2Config(**common, **sizes, num_key_value_heads=4))
 
 
@@ -85,7 +95,9 @@ def folder_of(name: str) -> Path:
     """Where a model stands, the bundled demo model included. Raises KeyError for an unknown name."""
     if name == "demo":
         return model_path()
-    return FOLDER / name if name in RECIPES else FOLDER / RECIPES[name].network.__name__
+    if name not in RECIPES:
+        raise KeyError(f"{name!r} is none of demo, {', '.join(RECIPES)}")
+    return FOLDER / name
 
 
 def build(name: str) -> Path:
@@ -94,7 +106,7 @@ def build(name: str) -> Path:
     if (folder / "config.json").exists():
         return folder
     recipe = RECIPES[name]
-    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_path())
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     model = recipe.network(_common(tokenizer))
@@ -110,8 +122,10 @@ def build(name: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Build the models named, or all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=str(__doc__).split("\n")[0])
-    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="models to build; none = all")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.models", description=str(__doc__).split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", help=f"models to build, of {', '.join(RECIPES)}; none = all")
     names: list[str] = parser.parse_args(arguments).names or list(RECIPES)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names:

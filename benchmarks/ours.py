@@ -22,7 +22,6 @@ from benchmarks.theirs import wanted_trials
 
 MEASURED_EXITS = (0, 3)
 """Done, and done without a trial inside the limits (requirements R-CLI-28)."""
-NO_KL_LIMIT = "1000000"
 
 
 def arguments(conditions: Conditions, seed: int, work: Path, output: Path) -> list[str]:
@@ -46,7 +45,7 @@ def arguments(conditions: Conditions, seed: int, work: Path, output: Path) -> li
         given += ["--dtypes", json.dumps([conditions.dtype])]
     if conditions.everything_measured:
         # Every trial is generated and judged at full length, as heretic-llm does it: nothing is skipped.
-        given += ["--max-trial-kl", NO_KL_LIMIT, "--refusal-check-tokens", str(conditions.max_tokens)]
+        given += ["--early-stop-trials", "false"]
     for option, kind, split in data:
         given += [f"--{option}.dataset", str(conditions.prompt_file(kind, split))]
     for kind in ("good", "bad"):

@@ -26,7 +26,7 @@ from heretic.stop import StopFlag
 from heretic.study.space import resolve, sobol_point
 from heretic.study.types import Value
 
-EVERYTHING_MEASURED = ("--max-trial-kl=1000000", "--refusal-check-tokens=100")
+EVERYTHING_MEASURED = ("--early-stop-trials=false",)
 """No trial is cut short: each is generated and judged at full length."""
 DEPTHS = (0.45, 0.65, 0.8)
 GOLDEN = 0.6180339887498949

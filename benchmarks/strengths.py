@@ -41,7 +41,7 @@ def points(run: Run) -> Iterator[tuple[str, Mapping[str, Value]]]:
 def main(arguments: list[str]) -> None:
     """Print the table."""
     tokens = arguments or [str(model_path()), "--behaviour=demo", "--offline"]
-    run = prepared([*tokens, "--storage=", "--max-trial-kl=1000000"])
+    run = prepared([*tokens, "--storage=", "--early-stop-trials=false"])
     assert run.model is not None and run.extraction is not None and run.evaluator is not None
     assert run.baseline is not None
     run.context = PlanContext(run.model.architecture, run.extraction.bank, LayerProfile(), 2.0)

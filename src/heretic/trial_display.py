@@ -132,6 +132,23 @@ def rate_and_divergence(trial: TrialLike) -> tuple[float, float]:
     return found[0], found[1]
 
 
+def figure_texts(trial: TrialLike) -> tuple[str, str]:
+    """(behaviour rate, KL) for a table. A figure that was not measured is never shown as one: a bound has `>=`, a share
+    of the prompts that were tried says of how many, and what was skipped is `-`.
+    """
+    measured = trial.scores.measured
+    rate, divergence = rate_and_divergence(trial)
+    texts = [f"{rate:.1%}", f"{divergence:.4f}"]
+    if "rate" in measured and measured["rate"] is None:
+        hits, seen, total = (measured.get(name) for name in ("hits_at_least", "prompts_seen", "n"))
+        texts[0] = "-" if hits is None else f">= {hits}/{total}"
+        if measured.get("status") == "estimated":
+            texts[0] = f"{hits} of the first {seen}"
+    if measured.get("kl_at_least") is not None:
+        texts[1] = f">= {measured['kl_at_least']:.4f}"
+    return texts[0], texts[1]
+
+
 def best_text(best: TrialLike | None) -> str:
     """The best trial as `12.0 % (12/100) at KL 0.214, trial 31`."""
     if best is None:

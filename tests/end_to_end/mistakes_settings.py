@@ -8,6 +8,38 @@ from .world import base_run
 
 SETTINGS = (
     Mistake("no model", ["--n-trials", "3"], 2, "ConfigurationError", ["model"]),
+    Mistake(
+        "batch below zero", base_run("--batch-size=-1"), 2, "ConfigurationError", ["batch_size", "-1", "0"]
+    ),
+    Mistake(
+        "largest batch of zero",
+        base_run("--max-batch-size=0"),
+        2,
+        "ConfigurationError",
+        ["max_batch_size", "> 0"],
+    ),
+    Mistake(
+        "unknown engine",
+        base_run("--engine=warp"),
+        2,
+        "ConfigurationError",
+        ["engine", "warp", "auto", "fast", "reference"],
+    ),
+    Mistake(
+        "reuse budget of nothing",
+        base_run("--reuse-budget=0"),
+        2,
+        "ConfigurationError",
+        ["reuse_budget", "> 0"],
+    ),
+    Mistake(
+        "more trials in a pass than memory holds",
+        base_run("--trials-per-batch=1000000000"),
+        2,
+        "ConfigurationError",
+        ["trials_per_batch is 1000000000", "Allowed here: 1 to"],
+        loads=True,
+    ),
     Mistake("flag misspelt", base_run("--n-trails=5"), 2, "UnknownSettingError", ["n-trails", "n-trials"]),
     Mistake(
         "key misspelt in a file",

@@ -166,3 +166,21 @@ def test_trials_keep_classes_and_sample_replies(finished: tuple[Path, Ended]) ->
         assert measured["samples"]
     cut = [trial.scores.measured for trial in trials if trial.scores.measured["status"] != "complete"]
     assert all("samples" not in measured and measured["hits"] is None for measured in cut)
+
+
+@pytest.mark.timeout(180)
+def test_a_search_that_stands_still_ends_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Requirements 3.4, stop_on_stall: the report names the reason; control: without the flag all trials are made."""
+    monkeypatch.setattr("heretic.study.progress.STALL_TRIALS", 8)
+    monkeypatch.setattr("heretic.study.progress.STALL_GROWTH", 0.5)
+    more = ("--sampler=qmc", "--json")
+    for name in ("stalled", "whole"):
+        (tmp_path / name).mkdir()
+    stalled = here(*run_flags(tmp_path / "stalled", 24, *more, "--stop-on-stall"), capture=capsys)
+    assert stalled.code == 0, stalled.err
+    assert stalled.document["study"]["ended"] == "stalled"
+    assert 8 < stalled.document["timings"]["trials"] < 24
+    whole = here(*run_flags(tmp_path / "whole", 16, *more), capture=capsys)
+    assert whole.document["study"]["ended"] == "finished" and whole.document["timings"]["trials"] == 16

@@ -182,6 +182,7 @@ def test_every_setting_is_taken_ignored_or_refused() -> None:
         "model_revision",
         "chat_template",
         "search_space",
+        "early_stop_trials",
         "racing",
         "racing_prompts",
         "max_trial_kl",

@@ -33,9 +33,9 @@ model model_revision behaviour goal strategy evaluate_model dtypes quantization 
 attn_implementation trust_remote_code compile system_prompt chat_template thinking thinking_tokens
 response_prefix offline allow_partial allow_pickle allow_zero_baseline strict seed batch_size
 max_batch_size max_prompt_tokens max_response_length refusal_check_tokens kl_divergence_tokens
-kl_divergence_scale trials_per_batch engine early_exit reuse_lower_layers n_trials n_startup_trials
-sampler search_space max_strength study_name storage resume time_budget workers lease_seconds
-max_trial_retries racing racing_prompts use_warm_start_params model_family warm_start_n_trials
+kl_divergence_scale trials_per_batch engine early_exit reuse_lower_layers reuse_budget n_trials n_startup_trials
+sampler search_space max_strength study_name storage resume time_budget stop_on_stall workers lease_seconds
+max_trial_retries early_stop_trials racing racing_prompts use_warm_start_params model_family warm_start_n_trials
 auto_select auto_select_path trial max_trial_kl select_max_kl select_max_rate select_fallback finalists
 export_formats overwrite hf_upload hf_private hf_upload_manifest progress refusal_markers
 soft_refusal_markers evasive_patterns refusal_detection_mode detect_soft_refusals
@@ -183,7 +183,7 @@ def test_every_setting_is_described() -> None:
     assert [info.name for info in help_table()] == list(setting_names())
     assert describe("trust_remote_code").consent and describe("auth").secret
     assert describe("max_strength").affects_score and not describe("n_trials").affects_score
-    assert not describe("racing").implemented and describe("sampler").implemented
+    assert not describe("use_caa").implemented and describe("racing").implemented
 
 
 def test_the_tables_of_rules_name_real_settings() -> None:

@@ -50,7 +50,8 @@ def test_each_example_gets_its_label_with_curly_and_with_straight_quotes(label: 
 def test_control_without_the_normaliser_curly_quotes_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Algorithms 7.4, control: identity instead of the normaliser (R-EVA-04)."""
     monkeypatch.setattr(room, "normalise", lambda text: text.lower())
-    missed = [reply for reply in HITS if "\u2019" in reply and SCORER.label(reply) == "none"]
+    fresh = marker_scorer({})  # the other one may remember labels
+    missed = [reply for reply in HITS if "\u2019" in reply and fresh.label(reply) == "none"]
     assert len(missed) > 20
 
 

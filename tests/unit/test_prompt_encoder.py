@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from heretic.exceptions import TokenizationError, UntrustedContentError
-from heretic.model.tokens import PromptEncoder, pad_left, time_limit, token_list
+from heretic.model.tokens import TOGETHER, PromptEncoder, pad_left, time_limit, token_list
 from heretic.testing.tokenizers import byte_tokenizer
 
 BOS, EOS = 1, 2
@@ -214,3 +214,36 @@ def test_every_form_the_library_returns_is_accepted() -> None:
         token_list(tokenizer("Hi", add_special_tokens=False))
         == tokenizer("Hi", add_special_tokens=False)["input_ids"]
     )
+
+
+@pytest.mark.parametrize("start", ("none", "template", "tokenizer", "both"))
+def test_many_prompts_together_are_the_same_tokens_as_one_by_one(
+    start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut, doubled and own system texts included; control: one call of the template for each `TOGETHER` prompts."""
+    prompts = [Text(f"{number} " * (1 + number % 90)) for number in range(150)]
+    prompts += [Text("3 " * 4), Text("With a system", "Be brief."), Text("Without", "")]
+    together, alone = (encoder(start=start, max_tokens=120) for _ in range(2))
+    together.response_prefix = alone.response_prefix = "Sure"
+    calls: list[int] = []
+    apply = together.tokenizer.apply_chat_template
+
+    def counted(conversation: Any, **options: Any) -> Any:
+        calls.append(len(conversation) if isinstance(conversation[0], list) else 1)
+        return apply(conversation, **options)
+
+    monkeypatch.setattr(together.tokenizer, "apply_chat_template", counted)
+    assert together.encode_all(prompts) == [alone.encode(prompt) for prompt in prompts]
+    assert together.cut == alone.cut > 0
+    assert calls.count(1) == together.cut and sum(calls) - together.cut == len(set(prompts))
+    assert len(calls) - together.cut == -(-len(set(prompts)) // TOGETHER)
+
+
+def test_a_refused_prompt_among_many_is_named_as_it_is_alone() -> None:
+    """R-MOD-40; control: without it all are encoded."""
+    template = "{{ 1 // 0 if 'bad' in messages[-1].content else messages[-1].content }}"
+    coder = encoder(template, system="")
+    prompts = [Text("one"), Text("two"), Text("a bad one")]
+    assert len(coder.encode_all(prompts[:2])) == 2
+    with pytest.raises(TokenizationError, match="division"):
+        coder.encode_all(prompts)

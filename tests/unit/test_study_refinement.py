@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from heretic.study.refinement import WIDTHS, LocalSampler, best_within
+from heretic.study.refinement import WIDTHS, LocalSampler, best_within, reflected
 from heretic.study.types import Dimension
 
 SPACE = (
@@ -80,3 +80,23 @@ def test_without_a_feasible_trial_the_fallback_speaks() -> None:
         "weight": 0.3,
         "depth": 1.0,
     }
+
+
+def test_steps_beyond_an_edge_come_back() -> None:
+    """Folded, however far; control: clipping would give the edge itself."""
+    assert reflected(1.2, 0.0, 1.0) == pytest.approx(0.8)
+    assert reflected(-0.3, 0.0, 1.0) == pytest.approx(0.3)
+    assert reflected(2.25, 0.0, 1.0) == pytest.approx(0.25)
+    assert reflected(0.4, 0.0, 1.0) == pytest.approx(0.4)
+    assert all(-2.0 <= reflected(value / 7, -2.0, 3.0) <= 3.0 for value in range(-100, 100))
+
+
+def test_a_refinement_is_never_its_parent_and_may_stay_at_the_edge() -> None:
+    """A parent in a corner of its ranges, as the anchors are. Control: without the one dimension that moves in any
+    case, nothing would in a quarter of all; and the edge is found again, which folding every step would forbid."""
+    study = study_of(trial(0.0, 0.002, weight=1.5))
+    parent = {"scope": "global", "weight": 1.5, "depth": 5.0}
+    seen = [point(study, seed) for seed in range(200)]
+    assert parent not in [{**entry, "scope": "global"} for entry in seen]
+    still = sum(entry["weight"] == 1.5 for entry in seen)
+    assert 50 <= still <= 110, "half of the time depth moves alone or weight steps out of its range"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,8 @@ USAGE: Final = """Usage: heretic MODEL [SETTINGS]
 
 def program_version() -> str:
     """The installed version of the distribution."""
+    from importlib.metadata import PackageNotFoundError, version  # slow, and not needed for a run
+
     try:
         return version("heretic-workbench")
     except PackageNotFoundError:

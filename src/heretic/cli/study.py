@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from heretic.cli.context import Context, Injected
 from heretic.cli.effects import Effect, command
 from heretic.cli.later import unavailable
-from heretic.trial_display import rate_and_divergence
+from heretic.trial_display import figure_texts, rate_and_divergence
 
 if TYPE_CHECKING:
     from heretic.study.catalogue import StudySummary
@@ -136,11 +136,11 @@ def find_study(storage: str | None, name: str) -> StudySummary:
 
 
 def nondominated(trials: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    """The feasible trials that none beats in one objective without losing in the other, by behaviour
-    objective.
+    """The feasible trials, measured in full, that none beats in one objective without losing in the other, by
+    behaviour objective.
     """
     feasible = sorted(
-        (trial for trial in trials if trial.scores.feasible),
+        (trial for trial in trials if trial.scores.feasible and _status(trial) == "complete"),
         key=lambda trial: (*trial.scores.objectives, trial.index),
     )
     best: list[FinishedTrial] = []
@@ -171,22 +171,33 @@ def _name_of(behaviour: object) -> object:
     return behaviour.get("name", "") if isinstance(behaviour, Mapping) else behaviour
 
 
+def _status(trial: FinishedTrial) -> object:
+    return trial.scores.measured.get("status", "complete")
+
+
 def _trial(trial: FinishedTrial) -> dict[str, object]:
+    """What was not measured is null; the bounds that were found stand beside it."""
+    measured = trial.scores.measured
     rate, divergence = rate_and_divergence(trial)
+    bounds = ("hits_at_least", "prompts_seen", "n", "kl_at_least", "kl_prompts_seen")
     return {
         "trial": trial.index,
-        "behaviour_rate": rate,
-        "kl_mean": divergence,
+        "behaviour_rate": None if "rate" in measured and measured["rate"] is None else rate,
+        "kl_mean": None if "kl_at_least" in measured else divergence,
+        **(
+            {}
+            if _status(trial) == "complete"
+            else {name: measured[name] for name in bounds if name in measured}
+        ),
         "feasible": trial.scores.feasible,
-        "status": trial.scores.measured.get("status", "complete"),
+        "status": _status(trial),
         "parameters": dict(trial.parameters),
     }
 
 
 def _show_trials(trials: Sequence[FinishedTrial], title: str, context: Context) -> None:
-    rows = []
-    for record in map(_trial, trials):
-        feasible = "yes" if record["feasible"] else "no"
-        figures = (f"{record['behaviour_rate']:.1%}", f"{record['kl_mean']:.4f}")
-        rows.append((record["trial"], *figures, feasible, record["status"]))
+    rows = [
+        (trial.index, *figure_texts(trial), "yes" if trial.scores.feasible else "no", str(_status(trial)))
+        for trial in trials
+    ]
     context.console.table(TRIAL_COLUMNS, rows, title=title, right=(0, 1, 2), result=True)

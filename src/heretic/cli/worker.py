@@ -16,7 +16,7 @@ from heretic.cli.signals import stop_on_signals
 from heretic.cli.stored import with_stored_settings
 from heretic.exceptions import ConfigurationError, StorageError
 from heretic.model.libraries import quick_imports
-from heretic.trial_display import rate_and_divergence
+from heretic.trial_display import figure_texts
 
 if TYPE_CHECKING:
     from heretic.study.types import Scores, TrialFailure
@@ -94,10 +94,10 @@ def trial_line(index: int, outcome: Scores | TrialFailure) -> str:
 
     if not isinstance(outcome, Scores):
         return f"trial {index}: failed: {outcome.reason}"
-    rate, divergence = rate_and_divergence(FinishedTrial(index, {}, outcome))
+    rate, divergence = figure_texts(FinishedTrial(index, {}, outcome))
     status = outcome.measured.get("status", "complete")
     shown = "" if status == "complete" else f" ({status})"
-    return f"trial {index}: rate {rate:.1%}, KL {divergence:.4f} nats/token{shown}"
+    return f"trial {index}: rate {rate}, KL {divergence} nats/token{shown}"
 
 
 def _conclude(name: str, told: dict[str, int], finished: int, reason: str, context: Context) -> None:

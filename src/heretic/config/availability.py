@@ -28,7 +28,6 @@ class Unavailable:
 UNAVAILABLE: Final = (
     Unavailable("strategy", "a strategy other than `single`", ("single",)),
     Unavailable("goal", "the goal `induce`", ("suppress",)),
-    Unavailable("racing", "racing", (False,)),
     Unavailable("use_warm_start_params", "warm start from family profiles", (False,)),
     Unavailable(
         "export_formats", "an export format other than weights", (("weights",), ("weights", "weights"))

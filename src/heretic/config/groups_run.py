@@ -122,6 +122,9 @@ class SearchSettings(Group):
     )
     resume: Literal["auto", "continue", "fresh", "fail"] = setting("auto", "an existing study", score=False)
     time_budget: Duration | None = setting(None, "start no batch after it: 90s, 45m, 8h", score=False)
+    stop_on_stall: bool = setting(
+        False, "end when 40 trials (20 % of a long search) hardly moved the front", score=False
+    )
     workers: Positive | Literal["auto"] = setting(
         1, "local processes, one per accelerator with auto", score=False
     )
@@ -129,7 +132,12 @@ class SearchSettings(Group):
         180, "a worker silent for longer loses its trial", score=False
     )
     max_trial_retries: Count = setting(2, "retries before a trial is recorded as failed", score=False)
-    racing: bool = setting(False, "a subset of the prompts first")
+    early_stop_trials: bool = setting(
+        True, "a trial ends once it cannot win or is above max_trial_kl; false measures every trial in full"
+    )
+    racing: bool = setting(
+        False, "a subset of the prompts first, after which a sequential test may give a trial up"
+    )
     racing_prompts: Annotated[int, Field(ge=10)] = setting(30, "size of that subset")
     use_warm_start_params: bool = setting(True, "begin near values plausible for the family", score=False)
     model_family: Literal["", "llama", "qwen", "mistral", "mixtral", "gemma", "phi"] = setting(
@@ -138,7 +146,9 @@ class SearchSettings(Group):
     warm_start_n_trials: Annotated[int, Field(ge=0, le=5)] = setting(
         3, "enqueued trials; 0 = none", score=False
     )
-    max_trial_kl: PositiveFloat = setting(2.0, "a trial above it skips generation")
+    max_trial_kl: PositiveFloat = setting(
+        2.0, "a trial above it cannot be chosen; its replies are not generated"
+    )
 
 
 class OutputSettings(Group):

@@ -42,7 +42,8 @@ RULES: Final = (
     ReadWhen(("thinking_tokens",), lambda s: s.thinking != "off", "thinking is off"),
     ReadWhen(("max_batch_size",), lambda s: s.batch_size == 0, "batch_size is given"),
     ReadWhen(("reuse_budget",), lambda s: s.reuse_lower_layers, "reuse_lower_layers is off"),
-    ReadWhen(("racing_prompts",), lambda s: s.racing, "racing is off"),
+    ReadWhen(("racing",), lambda s: s.early_stop_trials, "early_stop_trials is off"),
+    ReadWhen(("racing_prompts",), lambda s: s.racing and s.early_stop_trials, "racing is off"),
     ReadWhen(
         ("model_family", "warm_start_n_trials"),
         lambda s: s.use_warm_start_params,

@@ -34,9 +34,13 @@ def plain_layers(config: PreTrainedConfig) -> int | None:
 
 
 class Window:
-    """What of the buffers takes part: rows first_row ... + rows, columns from `first`, `length` of them filled."""
+    """What of the buffers takes part: rows first_row ... + rows, columns from `first`, `length` of them filled.
 
-    def __init__(self, rows: int, columns: int) -> None:
+    gap: columns at the start that stay unwritten in some rows.
+    """
+
+    def __init__(self, rows: int, columns: int, gap: int) -> None:
+        self.gap = gap
         self.total_rows = rows
         self.capacity = columns
         self.first_row, self.rows = 0, rows
@@ -53,11 +57,13 @@ class BufferedLayer(DynamicLayer):
         self._values: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make the buffers; masked columns have to be finite, so they start as zeros."""
+        """Make the buffers. What is never written but lies before other columns has to be finite, so it is zero."""
         self.dtype, self.device = key_states.dtype, key_states.device
         rows, columns = self.window.total_rows, self.window.capacity
-        self._keys = key_states.new_zeros((rows, key_states.shape[1], columns, key_states.shape[3]))
-        self._values = value_states.new_zeros((rows, value_states.shape[1], columns, value_states.shape[3]))
+        self._keys = key_states.new_empty((rows, key_states.shape[1], columns, key_states.shape[3]))
+        self._values = value_states.new_empty((rows, value_states.shape[1], columns, value_states.shape[3]))
+        self._keys[:, :, : self.window.gap] = 0
+        self._values[:, :, : self.window.gap] = 0
         self.is_initialized = True
 
     def update(
@@ -94,7 +100,6 @@ class BufferedLayer(DynamicLayer):
             old = getattr(self, name)
             new = old.new_empty((len(rows), old.shape[1], capacity, old.shape[3]))
             new[:, :, :columns] = old[rows.to(old.device), :, :columns]
-            new[:, :, columns:] = 0
             setattr(self, name, new)
         self.keys = self.values = None
 
@@ -110,9 +115,9 @@ class BufferedLayer(DynamicLayer):
 class KeyValueBuffer(DynamicCache):
     """The cache of a batch, as a network takes it."""
 
-    def __init__(self, layers: int, rows: int, columns: int) -> None:
+    def __init__(self, layers: int, rows: int, columns: int, *, gap: int = 0) -> None:
         super().__init__()
-        self.window = Window(rows, columns)
+        self.window = Window(rows, columns, gap)
         self.buffers = [BufferedLayer(self.window) for _ in range(layers)]
         self.layers = list(self.buffers)
         self.layer_class_to_replicate = None
@@ -129,6 +134,12 @@ class KeyValueBuffer(DynamicCache):
         """Keep these rows."""
         self.window.total_rows = self.window.rows = len(rows)
         self._resize(rows, self.window.capacity)
+
+    def blank(self, rows: slice, columns: slice) -> None:
+        """Make columns finite that nothing was written to."""
+        for buffer in self.buffers:
+            for part in () if not buffer.is_initialized else buffer.part(rows, columns):
+                part.zero_()
 
     def _resize(self, rows: Tensor, capacity: int) -> None:
         used = self.window.first + self.window.length

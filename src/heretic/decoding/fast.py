@@ -15,7 +15,7 @@ from heretic.decoding.attention import inference
 from heretic.decoding.buffer import SPARE_COLUMNS, KeyValueBuffer, plain_layers
 from heretic.decoding.lower import LowerBlocks
 from heretic.decoding.passes import Passed, Passes, float32_logits
-from heretic.decoding.prompts import Prompts
+from heretic.decoding.prompts import Prompts, Slice, best_slices
 from heretic.decoding.protocol import Reply, Stopper
 from heretic.decoding.steps import Pace, Steps
 from heretic.exceptions import GenerationError
@@ -27,7 +27,10 @@ FULL, PLAIN, ROWS_STAY = "full", "plain", "rows stay"
 whose rows can be dropped; such a cache whose rows have to stay."""
 
 COMPACT_AT = 0.75
-"""The batch is compacted when at most this share of its rows remains."""
+"""A cache of the library's is compacted when at most this share of its rows remains."""
+
+STEPS_AHEAD = 2
+"""For how many steps an order of the slots is expected to serve; moving a slot costs about as much as a token."""
 
 UNKNOWN_REPLY = 10**6
 
@@ -106,23 +109,24 @@ class FastDecoding:
     def _begin(self, count: int) -> None:
         """All passes over the prompts, into one set of buffers."""
         width = self.prompts.width
-        self._buffer = KeyValueBuffer(self.model.architecture.layers, count, width + SPARE_COLUMNS)
+        gap = width - len(self.prompts.prefix) - min(part.width for part in self.prompts.slices)
+        layers = self.model.architecture.layers
+        self._buffer = KeyValueBuffer(layers, count, width + SPARE_COLUMNS, gap=gap)
         self.cache: Any = self._buffer
         device = self.model.device
         self._mask = torch.zeros((count, width), dtype=torch.int64, device=device)
         slots: list[int] = []
-        chosen: list[Tensor] = []
+        chosen: list[list[int]] = []
         for passed in Passes(self.model, self.prompts, self.rows, cache=self._buffer).run():
             slots += passed.rows
-            chosen.append(self.steps.best(passed.logits[:, -1:, :]))
+            chosen += self.steps.best(passed.logits[:, -1:, :])
         self.slots = slots
         lengths = [len(self.prompts.sequences[row % len(self.prompts)]) for row in slots]
         self._position = torch.tensor(lengths, device=device)[:, None]
         self._mask = self._mask_of(width)
         window = self._buffer.window
         window.first_row, window.rows, window.first, window.length = 0, count, 0, width
-        self._assign()
-        self._accept(torch.cat(chosen), [()] * count)
+        self._accept(chosen, [()] * count)
 
     def _mask_of(self, width: int) -> Tensor:
         """[slots, width] 1 where a column holds a token: prefix and rest of a slot end at the last column."""
@@ -161,53 +165,84 @@ class FastDecoding:
         self._position = batch.mask.sum(dim=1, keepdim=True)
         self._accept(self.steps.best(output.logits[:, -1:, :]), [()] * count)
 
-    def _assign(self) -> None:
+    def _assign(self, part: slice) -> None:
         if self.rows is not None and self._assignment is not None:
-            index = torch.tensor(self.slots, device=self._assignment.device)
+            index = torch.tensor(self.slots[part], device=self._assignment.device)
             self.rows.assign(self._assignment[index])
 
     def advance(self, limit: int) -> None:
         """See `Decoding.advance`."""
         self.steps.drop_decided(self.slots)
         while self.steps.unfinished(self.slots, limit):
-            self._compact()
             self._step(limit)
 
     def _step(self, limit: int) -> None:
         """Feed each slot its last token and a draft, and take what the network confirms."""
-        drafts = self._drafts(limit)
+        drafts = self._arrange(limit)
         width = 1 + max(len(draft) for draft in drafts)
-        fed, real = self._inputs(drafts, width, limit)
-        positions = self._position + torch.arange(width, device=self._position.device)
-        before = self._mask.shape[1]
-        self._mask = torch.cat([self._mask, real], dim=1)
+        before, count = self._mask.shape[1], len(self.slots)
+        self._mask = torch.nn.functional.pad(self._mask, (0, width))
         if self.mode == FULL:
             self._buffer.reserve(width)
-        forward = self._forward if width == 1 else self.model.network
-        with inference(fed.device, short=self.mode == FULL):
-            output = forward(
-                input_ids=fed,
-                attention_mask=self._mask,
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=width,
-            )
-        taken = self._accept(self.steps.best(output.logits), drafts, limit)
+        best: list[list[int]] = []
+        for run in self._runs([1 + len(draft) for draft in drafts]):
+            best += self._run(run, drafts[run.start : run.stop], before, width, limit)
+        if self.mode == FULL:
+            window = self._buffer.window
+            window.first_row, window.rows = 0, count
+        taken = self._accept(best, drafts, limit)
         if self.mode == FULL:
             self._settle(before, width, taken)
         else:
             self._position = self._position + 1
 
-    def _inputs(self, drafts: Sequence[tuple[int, ...]], width: int, limit: int) -> tuple[Tensor, Tensor]:
+    def _runs(self, widths: Sequence[int]) -> list[Slice]:
+        """Consecutive slots that are fed together, drafts of similar length in each."""
+        if self.mode != FULL:
+            return [Slice(0, len(widths), 1)]
+        runs: list[Slice] = []
+        for run in best_slices(widths, self._pace.overhead_tokens):
+            rows = self._pace.rows_per_step(run.width)
+            runs += [
+                Slice(first, min(first + rows, run.stop), run.width)
+                for first in range(run.start, run.stop, rows)
+            ]
+        return runs
+
+    def _run(
+        self, run: Slice, drafts: Sequence[tuple[int, ...]], before: int, width: int, limit: int
+    ) -> list[list[int]]:
+        """One pass over consecutive slots; returns the best token after each that was fed."""
+        fed, real = self._inputs(run, drafts, limit)
+        part = slice(run.start, run.stop)
+        self._mask[part, before : before + run.width] = real
+        if self.mode == FULL:
+            window = self._buffer.window
+            window.first_row, window.rows = run.start, run.stop - run.start
+            self._assign(part)
+        forward = self._forward if run.width == 1 else self.model.network
+        with inference(fed.device, short=self.mode == FULL):
+            output = forward(
+                input_ids=fed,
+                attention_mask=self._mask[part, : before + run.width],
+                position_ids=self._position[part] + torch.arange(run.width, device=fed.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=run.width,
+            )
+        if self.mode == FULL and run.width < width:
+            self._buffer.blank(part, slice(before + run.width, before + width))
+        return self.steps.best(output.logits)
+
+    def _inputs(self, run: Slice, drafts: Sequence[tuple[int, ...]], limit: int) -> tuple[Tensor, Tensor]:
         """Tokens [slots, width] and which of them are real; a row that waits for others is fed padding."""
         pad, device = self.model.encoder.pad, self._mask.device
         fed, real = [], []
-        for row, last, draft in zip(self.slots, self._next, drafts, strict=True):
-            waits = self.mode == FULL and not self.steps.unfinished([row], limit)
-            rest = width - 1 - len(draft)
-            fed.append((last, *draft, *[pad] * rest))
-            real.append([0] * width if waits else [1] * (1 + len(draft)) + [0] * rest)
+        for slot, draft in zip(range(run.start, run.stop), drafts, strict=True):
+            waits = self.mode == FULL and not self.steps.unfinished([self.slots[slot]], limit)
+            rest = run.width - 1 - len(draft)
+            fed.append((self._next[slot], *draft, *[pad] * rest))
+            real.append([0] * run.width if waits else [1] * (1 + len(draft)) + [0] * rest)
         return torch.tensor(fed, device=device), torch.tensor(real, device=device)
 
     def _settle(self, before: int, width: int, taken: list[int]) -> None:
@@ -223,43 +258,61 @@ class FastDecoding:
                 self._mask = self._mask[:, :-unused]
         self._position = self._position + counts
 
-    def _drafts(self, limit: int) -> list[tuple[int, ...]]:
+    def _arrange(self, limit: int) -> list[tuple[int, ...]]:
+        """Drafts of all slots, after rows that have left were dropped and drafts of similar length brought together,
+        each where it saves more than moving keys and values costs."""
+        running = [slot for slot, row in enumerate(self.slots) if self.steps.running[row]]
         if self.mode != FULL:
+            if self.mode == PLAIN and len(running) <= COMPACT_AT * len(self.slots):
+                self._select(running)
             return [()] * len(self.slots)
+        drafts = self._drafts(limit)
+        order = sorted(running, key=lambda slot: -len(drafts[slot]))
+        saved = self._cost(drafts) - self._cost([drafts[slot] for slot in order])
+        if STEPS_AHEAD * saved > len(order):
+            self._select(order)
+            drafts = [drafts[slot] for slot in order]
+        return drafts
+
+    def _cost(self, drafts: Sequence[tuple[int, ...]]) -> float:
+        """Of a step, in tokens."""
+        runs = self._runs([1 + len(draft) for draft in drafts])
+        cost = sum((run.stop - run.start) * (run.width + self._pace.row_tokens) for run in runs)
+        return cost + len(runs) * self._pace.overhead_tokens
+
+    def _drafts(self, limit: int) -> list[tuple[int, ...]]:
         # Near the end of a sliding window a column has to remain for each token still to come.
         room = self._longest - self._mask.shape[1] - limit
-        if room <= 0 or not self._pace.pays(len(self.slots), self.prompts.trust):
+        length = min(room, self._pace.draft_length(len(self.slots), self.prompts.trust))
+        if length <= 0:
             return [()] * len(self.slots)
-        offered = self.steps.offered(self.slots, limit)
-        length = min(room, self._pace.draft_length([len(draft) for draft in offered], self.prompts.trust))
-        return [draft[:length] for draft in offered]
+        return [draft[:length] for draft in self.steps.offered(self.slots, limit)]
 
-    def _accept(self, best: Tensor, drafts: Sequence[tuple[int, ...]], limit: int | None = None) -> list[int]:
+    def _accept(
+        self, best: Sequence[Sequence[int]], drafts: Sequence[tuple[int, ...]], limit: int | None = None
+    ) -> list[int]:
         """Take the confirmed tokens of each slot; returns how many of the fed columns hold tokens of the reply."""
-        taken = self.steps.take(self.slots, best.tolist(), drafts, limit)
+        taken = self.steps.take(self.slots, best, drafts, limit)
         self._next = self.steps.last_tokens(self.slots)
         self.steps.drop_decided(self.slots)
         return taken
 
-    def _compact(self) -> None:
-        keep = [slot for slot, row in enumerate(self.slots) if self.steps.running[row]]
-        if self.mode == ROWS_STAY or not keep or len(keep) > COMPACT_AT * len(self.slots):
-            return
-        index = torch.tensor(keep, device=self._mask.device)
+    def _select(self, order: Sequence[int]) -> None:
+        """Keep these slots, in this order."""
+        index = torch.tensor(list(order), device=self._mask.device)
         if self.mode == FULL:
             self._buffer.select(index)
         else:
             self.cache.batch_select_indices(index)
         self._mask, self._position = self._mask[index], self._position[index]
-        self.slots = [self.slots[slot] for slot in keep]
+        self.slots = [self.slots[slot] for slot in order]
         self._next = self.steps.last_tokens(self.slots)
-        self._assign()
+        self._assign(slice(None))
 
     def leave(self, rows: Sequence[int]) -> None:
         """See `Decoding.leave`."""
         for row in rows:
             self.steps.running[row] = False
-        self._compact()
 
     def replies(self) -> list[Reply]:
         """See `Decoding.replies`."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from heretic.decoding.attention import inference
 from heretic.decoding.buffer import KeyValueBuffer
 from heretic.decoding.lower import Kept, LowerBlocks, entering, kept_entries, recording
-from heretic.decoding.prompts import Prompts
+from heretic.decoding.narrow import last_feed_forward, narrowed
+from heretic.decoding.prompts import Prompts, cheapest_runs
 from heretic.interventions.hooks import NO_BLOCK, Rows
 from heretic.model.model import Model, float32_head
 
@@ -59,6 +60,7 @@ class Passes:
         self.rows = rows
         self.cache = cache
         self._blocks = model.blocks()
+        self._last = last_feed_forward(model.network, model.architecture) if prompts.shared else None
         self._trial = [0] * len(prompts) if rows is None else rows.trial.tolist()
         self._assignment = None if rows is None else rows.trial
         lower = prompts.lower
@@ -100,12 +102,26 @@ class Passes:
         for row, trial in enumerate(self._trial):
             block = 0 if lower is None or self.rows is None else lower.entry_block(self._lowest(trial))
             members.setdefault(block, []).append(row)
-        for block in sorted(members):
-            rows = members[block]
+        for blocks in self._together(members):
+            rows = [row for block in blocks for row in members[block]]
             trials = sorted({self._trial[row] for row in rows})
             lowest = min(self._lowest(trial) for trial in trials)
             place = {trial: number for number, trial in enumerate(trials)}
-            yield _Group(block, lowest, rows, self._prefix(block, lowest, rows, place), place)
+            yield _Group(blocks[0], lowest, rows, self._prefix(blocks[0], lowest, rows, place), place)
+
+    def _together(self, members: dict[int, list[int]]) -> list[list[int]]:
+        """Blocks whose rows begin together at the lowest of them, where passes of their own would cost more."""
+        blocks = sorted(members)
+        slices = self.prompts.slices
+        width = sum((part.stop - part.start) * part.width for part in slices) / len(self.prompts)
+        layers = self.model.architecture.layers
+
+        def cost(first: int, last: int) -> float:
+            rows = sum(len(members[block]) for block in blocks[first : last + 1])
+            passes = len(slices) + bool(self.prompts.prefix)
+            return (rows * width + passes * self.prompts.overhead) * (layers - blocks[first]) / layers
+
+        return [blocks[first : last + 1] for first, last in cheapest_runs(len(blocks), cost)]
 
     def _prefix(
         self, block: int, lowest: int, rows: Sequence[int], place: dict[int, int]
@@ -199,7 +215,9 @@ class Passes:
         ids, mask, positions = given
         lower, recorded = self.prompts.lower, self._recorded
         streams: dict[int, Tensor] = {}
+        keep = 1 if number == PREFIX else self.prompts.keep
         with inference(ids.device, short=self.prompts.shared), ExitStack() as stack:
+            stack.enter_context(narrowed(self._last, keep))
             if stream is not None and lower is not None:
                 stack.enter_context(
                     entering(self._blocks, block, stream, lowest=lowest, outputs=lower.outputs)
@@ -212,7 +230,7 @@ class Passes:
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                logits_to_keep=1 if number == PREFIX else self.prompts.keep,
+                logits_to_keep=keep,
             )
         if recorded is not None:
             self._keep(recorded, number, streams, cache, ids.shape)

@@ -6,7 +6,7 @@ earlier work on them (algorithms 6.3).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, takewhile
@@ -19,6 +19,7 @@ LEAST_PREFIX = 4
 """A shorter common start is not worth a pass of its own."""
 
 LEAST_ROWS = 4
+MOST_RUNS = 200
 KNOWN_REPLIES = 12
 """Replies remembered of each prompt."""
 
@@ -55,9 +56,9 @@ class Prompts:
         self.sequences = tuple(tuple(sequence) for sequence in sequences)
         self.keep = keep
         self.lower = lower
-        self.trust = 0.9
+        self.trust = 0.95
         self._model = model
-        self._overhead = overhead
+        self.overhead = overhead
         self.shared = shared
         self.prefix = common_start(self.sequences, keep) if shared else ()
         self.known: list[deque[tuple[int, ...]]] = [deque(maxlen=KNOWN_REPLIES) for _ in self.sequences]
@@ -69,7 +70,7 @@ class Prompts:
     def slices(self) -> tuple[Slice, ...]:
         """Runs of prompts of similar length: the split with the fewest padded tokens and passes."""
         start = len(self.prefix)
-        return best_slices([len(sequence) - start for sequence in self.sequences], self._overhead)
+        return best_slices([len(sequence) - start for sequence in self.sequences], self.overhead)
 
     @cached_property
     def batches(self) -> tuple[Batch, ...]:
@@ -106,29 +107,34 @@ def common_start(sequences: Sequence[tuple[int, ...]], keep: int) -> tuple[int, 
 
 
 def best_slices(lengths: Sequence[int], overhead: int) -> tuple[Slice, ...]:
-    """The split of consecutive lengths with the least sum of rows * width + overhead over its slices.
-
-    Dynamic programming over runs of equal length; exact.
-    """
-    ends: list[tuple[int, int]] = []
-    position = 0
+    """The split of consecutive lengths with the least sum of rows * width + overhead over its slices; exact."""
+    ends: list[int] = []
+    widths: list[int] = []
     for length, run in groupby(lengths):
-        position += len(list(run))
-        ends.append((position, length))
-    starts = [0, *(end for end, _ in ends)]
+        ends.append((ends[-1] if ends else 0) + len(list(run)))
+        widths.append(length)
+    starts = [0, *ends]
+    if len(ends) > MOST_RUNS:  # the caller did not sort them
+        return (Slice(0, len(lengths), max(lengths)),)
+
+    def cost(first: int, last: int) -> float:
+        return (ends[last] - starts[first]) * max(widths[first : last + 1]) + overhead
+
+    return tuple(
+        Slice(starts[first], ends[last], max(widths[first : last + 1]))
+        for first, last in cheapest_runs(len(ends), cost)
+    )
+
+
+def cheapest_runs(count: int, cost: Callable[[int, int], float]) -> list[tuple[int, int]]:
+    """The split of 0 ... count - 1 into runs (first, last) with the least sum of costs, by dynamic programming."""
     best: list[tuple[float, int]] = [(0.0, 0)]
-    for last in range(len(ends)):
-        width, options = 0, []
-        for first in range(last, -1, -1):
-            width = max(width, ends[first][1])
-            rows = starts[last + 1] - starts[first]
-            options.append((best[first][0] + rows * width + overhead, first))
-        best.append(min(options))
-    found: list[Slice] = []
-    last = len(ends)
-    while last:
-        first = best[last][1]
-        widest = max(length for _, length in ends[first:last])
-        found.append(Slice(starts[first], starts[last], widest))
-        last = first
-    return tuple(reversed(found))
+    for last in range(count):
+        best.append(min((best[first][0] + cost(first, last), first) for first in range(last + 1)))
+    found: list[tuple[int, int]] = []
+    end = count
+    while end:
+        first = best[end][1]
+        found.append((first, end - 1))
+        end = first
+    return found[::-1]

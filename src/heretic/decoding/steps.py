@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from heretic.decoding.protocol import Reply, Stopper, settled
 from heretic.decoding.reading import Transcripts, read_replies, read_texts
 from heretic.model.model import Model
 
-DRAFT_LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
+LONGEST_DRAFT = 64
 LOGITS_PER_STEP = 2**27
 TYPICAL_COLUMNS = 64
 LAUNCH_SECONDS = {"cpu": 4e-4, "cuda": 7e-4}
@@ -43,34 +44,15 @@ class Pace:
         config = model.network.config.get_text_config(decoder=True)
         return cls(round(overhead), reading / per_token, int(config.vocab_size))
 
-    def pays(self, rows: int, trust: float) -> bool:
-        """Whether a draft could shorten the work even if every row had one."""
-        return self._best_length(rows, trust, lambda length: rows * _expected(length, trust)) > 0
+    def draft_length(self, rows: int, trust: float) -> int:
+        """How far a draft should go: as long as a further token, right with probability trust^length, is worth more
+        than its own cost, a token that comes by a step of its own costing as much more as the step does."""
+        alone = 1 + self.row_tokens + self.overhead_tokens / rows
+        return min(LONGEST_DRAFT, int(math.log(alone) / -math.log(trust)))
 
-    def draft_length(self, offered: Sequence[int], trust: float) -> int:
-        """The length of drafts with the most expected new tokens per cost, each accepted with probability `trust`."""
-        return self._best_length(
-            len(offered),
-            trust,
-            lambda length: sum(_expected(min(length, own), trust) for own in offered),
-            longest=max(offered),
-        )
-
-    def _best_length(
-        self, rows: int, trust: float, gain: Callable[[int], float], longest: int = DRAFT_LENGTHS[-1]
-    ) -> int:
-        bound = min(longest, LOGITS_PER_STEP // (rows * self.vocabulary) - 1)
-        rates = [
-            (gain(length) / (self.overhead_tokens + rows * (self.row_tokens + 1 + length)), -length)
-            for length in DRAFT_LENGTHS
-            if length <= max(0, bound)
-        ]
-        return -max(rates)[1]
-
-
-def _expected(length: int, trust: float) -> float:
-    """New tokens from a draft: one of the network's own and the accepted ones."""
-    return float((1 - trust ** (length + 1)) / (1 - trust))
+    def rows_per_step(self, width: int) -> int:
+        """Rows whose logits fit into a step of that width."""
+        return max(1, LOGITS_PER_STEP // (width * self.vocabulary))
 
 
 class Steps:
@@ -92,12 +74,13 @@ class Steps:
         self._matched = [0] * rows
         self._limit = 0
 
-    def best(self, logits: Tensor) -> Tensor:
-        """The token of the largest raw logit at each position, [rows, positions]."""
+    def best(self, logits: Tensor) -> list[list[int]]:
+        """The token of the largest raw logit at each position of each row."""
         if self._suppressed:
             banned = torch.tensor(self._suppressed, device=logits.device)
             logits = logits.index_fill(2, banned, -torch.inf)  # a new tensor: logits are inference tensors
-        return logits.argmax(dim=-1)
+        found: list[list[int]] = logits.argmax(dim=-1).tolist()
+        return found
 
     def unfinished(self, slots: Sequence[int], limit: int) -> bool:
         """Whether a row still runs and has fewer than `limit` tokens."""
@@ -127,7 +110,7 @@ class Steps:
             confirmed += count - 1
         if offered:
             share = confirmed / offered
-            self._prompts.trust = min(0.9, max(0.3, 0.8 * self._prompts.trust + 0.2 * share))
+            self._prompts.trust = min(0.995, max(0.3, 0.8 * self._prompts.trust + 0.2 * share))
         return counts
 
     def _taken(self, row: int, chosen: Sequence[int], draft: Sequence[int], limit: int | None) -> int:

@@ -41,7 +41,7 @@ class Rows:
         self._mixing: tuple[tuple[int, ...], Tensor | None] | None = None
 
     def mixing(self, trials: int) -> tuple[tuple[int, ...], Tensor | None]:
-        """The edited trials among the rows, and per row [rows, present] True at its own; None where there is one only."""
+        """The edited trials among the rows, and [rows, present] True at each row's own; None where there is one."""
         if self._mixing is None:
             found = self.trial.unique().tolist()
             present = tuple(trial for trial in found if trial < trials)

@@ -33,19 +33,17 @@ def cross_fitted_separation(
     folds = min(FOLDS, len(positive), len(negative))
     if folds < 2:
         return 0.5, 0.0
-    owner = [torch.randperm(len(rows), generator=generator) % folds for rows in (positive, negative)]
-    scores: list[list[Tensor]] = [[], []]
-    for fold in range(folds):
-        means = [
-            rows[own != fold].double().mean(dim=0)
-            for rows, own in zip((positive, negative), owner, strict=True)
-        ]
-        gap = means[0] - means[1]
-        direction = gap / gap.norm().clamp_min(1e-300)
-        midpoint = (means[0] + means[1]) / 2
-        for side, (rows, own) in enumerate(zip((positive, negative), owner, strict=True)):
-            scores[side].append((rows[own == fold].double() - midpoint) @ direction)
-    first, second = torch.cat(scores[0]), torch.cat(scores[1])
+    sides = [rows.double() for rows in (positive, negative)]
+    owner = [torch.randperm(len(rows), generator=generator) % folds for rows in sides]
+    # Row f of a mask: the samples outside fold f.
+    masks = [torch.arange(folds)[:, None] != own for own in owner]
+    means = [_means(mask, rows) for mask, rows in zip(masks, sides, strict=True)]
+    gaps = means[0] - means[1]
+    directions = gaps / gaps.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    middles = ((means[0] + means[1]) / 2 * directions).sum(dim=1)
+    first, second = (
+        (rows * directions[own]).sum(dim=1) - middles[own] for rows, own in zip(sides, owner, strict=True)
+    )
     return auroc(first, second), effect_size(first, second)
 
 
@@ -56,16 +54,17 @@ def split_half_accuracy(positive: Tensor, negative: Tensor, generator: torch.Gen
     """
     if min(len(positive), len(negative)) < 4:
         return 0.0
-    cosines = []
-    for _ in range(SPLITS):
-        gaps = []
-        orders = [torch.randperm(len(rows), generator=generator) for rows in (positive, negative)]
-        for half in range(2):
-            parts = [
-                rows[order[half::2]].double().mean(dim=0)
-                for rows, order in zip((positive, negative), orders, strict=True)
-            ]
-            gaps.append(parts[0] - parts[1])
-        cosines.append(torch.nn.functional.cosine_similarity(gaps[0], gaps[1], dim=0))
-    mean = float(torch.stack(cosines).mean())
+    sides = [rows.double() for rows in (positive, negative)]
+    # Row s of a mask: the first half of split s.
+    masks = [torch.zeros(SPLITS, len(rows), dtype=torch.bool) for rows in sides]
+    for split in range(SPLITS):
+        for mask in masks:
+            mask[split, torch.randperm(mask.shape[1], generator=generator)[::2]] = True
+    gaps = [_means(masks[0] == half, sides[0]) - _means(masks[1] == half, sides[1]) for half in (True, False)]
+    mean = float(torch.nn.functional.cosine_similarity(gaps[0], gaps[1], dim=1).mean())
     return (2 * mean / (1 + mean)) ** 0.5 if mean > 0 else 0.0
+
+
+def _means(mask: Tensor, rows: Tensor) -> Tensor:
+    """Mean of the rows [n, d] that each row of mask [m, n] chooses: [m, d]."""
+    return (mask.to(rows.dtype) @ rows) / mask.sum(dim=1, keepdim=True)

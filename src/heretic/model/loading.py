@@ -27,7 +27,8 @@ from heretic.exceptions import (
     TokenizationError,
     UntrustedContentError,
 )
-from heretic.model.libraries import quick_construction
+from heretic.model.construction import WithoutReferences
+from heretic.model.libraries import without_compiler
 from heretic.model.model import Model, require_finite
 from heretic.model.source import ModelSource
 from heretic.model.tokens import PromptEncoder
@@ -260,7 +261,7 @@ def _load(source: ModelSource, config: PretrainedConfig, options: LoadOptions, d
         arguments["device_map"] = options.device_map
         arguments["max_memory"] = options.max_memory
     try:
-        with quick_construction():
+        with without_compiler(), WithoutReferences():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.path,
                 config=config,

@@ -2,13 +2,13 @@
 """A stand-in for torch's compiler, `torch._dynamo`, where nothing is compiled.
 
 Its import takes 0.7 s (torch 2.13). But while transformers is imported, decorators only tell the compiler to leave
-functions alone, and so does torch itself while a model is made on the meta device. Any other question brings the real
-module, for good, and so does everybody's import after the context.
+functions alone, and so does torch itself while a model is made on the meta device; a process that compiles later must
+not use it, because these functions are not known to the compiler then. Any other question brings the real module, for
+good, and so does everybody's import after the context.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 import sys
@@ -64,18 +64,8 @@ class StandIn(ModuleType):
 
     @staticmethod
     def disable(function: Any = None, recursive: bool = True, **options: Any) -> Any:
-        """The function, which the compiler leaves alone once it is there."""
-        if function is None:
-            return functools.partial(StandIn.disable, recursive=recursive, **options)
-
-        @functools.wraps(function)
-        def left_alone(*arguments: Any, **named: Any) -> Any:
-            compiler = sys.modules.get(COMPILER)
-            if compiler is None or isinstance(compiler, StandIn):
-                return function(*arguments, **named)
-            return compiler.disable(function, recursive, **options)(*arguments, **named)
-
-        return left_alone
+        """The function itself: there is no compiler to keep away from it."""
+        return (lambda decorated: decorated) if function is None else function
 
     def __getattr__(self, name: str) -> Any:
         # The path is asked for when somebody imports another part.

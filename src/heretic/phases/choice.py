@@ -67,8 +67,6 @@ def confirm(
         chosen = [named_trial(trials, run.settings.trial)]
     if not chosen:
         return []
-    if not chosen:
-        return []
     results = confirmation.measure_trials([run.edits(trial.parameters) for trial in chosen])
     return [
         Confirmed(trial, outcome, measurement)
@@ -150,7 +148,9 @@ def _number(measured: Mapping[str, object], name: str) -> float:
 def search_measurement(trial: FinishedTrial) -> Measurement:
     """A stored trial's figures in the report's form."""
     measured = trial.scores.measured
-    hits, n = int(_number(measured, "hits")), int(_number(measured, "n"))
+    # A trial that was cut short, which only the user can name, has no count and perhaps no KL.
+    counted = measured.get("hits") is not None
+    hits, n = (int(_number(measured, name)) if counted else 0 for name in ("hits", "n"))
     kl = Divergence(
         mean=_number(measured, "kl_mean"),
         standard_error=_number(measured, "kl_standard_error"),
@@ -163,12 +163,22 @@ def search_measurement(trial: FinishedTrial) -> Measurement:
         worst_prompt=int(_number(measured, "kl_worst_prompt")),
         unstable=bool(measured.get("kl_unstable")),
     )
-    guards = {name: value for name, value in trial.scores.constraints.items() if name not in ("kl", "effect")}
+    known = measured.get("kl_mean") is not None
+    guards = {
+        name: value
+        for name, value in trial.scores.constraints.items()
+        if name not in ("kl", "effect", "race")
+    }
     classes = measured.get("classes")
     counts = {str(k): int(str(v)) for k, v in classes.items()} if isinstance(classes, Mapping) else {}
     replies = [str(text) for text in _sequence(measured.get("samples"))]
     return Measurement(
-        where="search", rate=rate_of(hits, n), kl=kl, guards=guards, classes=counts, replies=replies
+        where="search",
+        rate=rate_of(hits, n),
+        kl=kl if known else None,
+        guards=guards,
+        classes=counts,
+        replies=replies,
     )
 
 

@@ -44,11 +44,19 @@ def make_scorer(run: Run) -> ReplyScorer:
 
 
 def make_evaluator(
-    run: Run, bad: Sequence[Prompt], good: Sequence[Prompt], *, early_exit: bool, thinking: bool = False
+    run: Run,
+    bad: Sequence[Prompt],
+    good: Sequence[Prompt],
+    *,
+    early_exit: bool,
+    early_stop: bool = False,
+    thinking: bool = False,
 ) -> Evaluator:
     """An evaluator over one pair of prompt lists with the run's engine, scorer and lengths.
 
-    thinking: in thinking mode, whatever the search does (R-MOD-52). In that mode a reply may be longer by its thought.
+    early_exit: rows leave when decided. early_stop: trials end at the settings' KL cap, and may be raced; else every
+    trial is measured in full. thinking: in thinking mode, whatever the search does (R-MOD-52). In that mode a reply may
+    be longer by its thought.
     """
     settings = run.settings
     assert run.model is not None
@@ -77,8 +85,10 @@ def make_evaluator(
         good=good,
         lengths=lengths,
         width=settings.batch_size or settings.max_batch_size,
-        max_kl=settings.max_trial_kl,
+        max_kl=settings.max_trial_kl if early_stop else float("inf"),
         early_exit=early_exit,
+        first=settings.racing_prompts if early_stop and settings.racing else 0,
+        seed=settings.seed,
     )
 
 
@@ -226,6 +236,8 @@ def thought_figures(replies: Sequence[Reply]) -> dict[str, float]:
 class Confirmation:
     """Held-out prompts, measured for the base once and then for each finalist (algorithms section 8, confirmation).
 
+    Finalists always get all prompts, and replies of full length: nothing stops them early.
+
     Where no held-out set could be had the evaluation prompts stand in, and `held_out` is False. `second` measures the
     same in thinking mode where the setting `thinking` is `auto` and the model can (R-MOD-52).
     """
@@ -239,7 +251,6 @@ class Confirmation:
         self.good = (good if bad is not None and good is not None else bundle.good_evaluation).prompts
         self.where = ("held_out" if self.held_out else "search") + ("_thinking" if thinking else "")
         self.evaluator = make_evaluator(run, self.bad, self.good, early_exit=False, thinking=thinking)
-        self.evaluator.max_kl = float("inf")
         over = bundle.over_behaviour
         self.over = [] if over is None else self.evaluator.model.encoder.encode_all(over.prompts)
         self.over_requests = [] if over is None else list(over.texts)

@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 
+from heretic.architectures.site import Architecture
 from heretic.config import SearchSpace, public_settings, settings_for_fingerprint
-from heretic.constants import ALGORITHM_VERSION, KL_FLOOR, MINIMUM_EFFECT
-from heretic.evaluator import Outcome
+from heretic.constants import ALGORITHM_VERSION
 from heretic.exceptions import UnknownSettingError
 from heretic.export.digest import weight_digest
-from heretic.linalg.intervals import wilson
-from heretic.phases.evaluation import guard_values
 from heretic.phases.state import Run
 from heretic.phases.throughput import trials_per_pass
+from heretic.phases.trial_scores import Rivals, kl_objective, scores
 from heretic.phases.workers import LocalWorkers, shared_threads, worker_count
 from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome, run_study
 from heretic.study.sharing import Terms, share, terms_of
-from heretic.study.space import default_space
+from heretic.study.space import default_space, reached
 from heretic.study.state import Study, open_study
 from heretic.study.types import (
     Dimension,
@@ -31,6 +31,8 @@ from heretic.study.types import (
     Value,
 )
 from heretic.study.workers import search_shared
+
+logger = logging.getLogger("heretic.phases")
 
 
 def fingerprint(run: Run) -> dict[str, Json]:
@@ -66,11 +68,24 @@ def _tokenizer_digest(run: Run) -> str:
 def search_space(run: Run) -> tuple[Dimension, ...]:
     """The parameters of the run's strategy over the model's components."""
     assert run.model is not None
-    architecture = run.model.architecture
-    return default_space(
-        architecture.components,
-        architecture.layers,
-        overrides=overrides(run.settings.search_space, architecture.components, architecture.layers),
+    return reachable_space(run.model.architecture, run.settings.search_space)
+
+
+def reachable_space(architecture: Architecture, ranges: SearchSpace) -> tuple[Dimension, ...]:
+    """The space without components that no kernel of it can reach (algorithms 5.2: no dead dimensions)."""
+    components, layers = architecture.components, architecture.layers
+    space = default_space(components, layers, overrides=overrides(ranges, components, layers))
+    sites = {
+        name: [site.layer for site in architecture.sites if site.component == name] for name in components
+    }
+    dead = [name for name in components if not reached(space, name, sites[name])]
+    if not dead:
+        return space
+    logger.warning("Not searched, because no kernel reaches its layers: %s.", ", ".join(dead))
+    return tuple(
+        dimension
+        for dimension in space
+        if not any(dimension.name.startswith(f"{component}.") for component in dead)
     )
 
 
@@ -154,12 +169,21 @@ def _terms(run: Run, n_trials: int) -> Terms:
     return Terms(n_trials, run.settings.lease_seconds, run.settings.max_trial_retries)
 
 
-SAMPLES = 8
-SAMPLE_LENGTH = 300
-"""Replies kept with each trial, and the characters of each (requirements R-EVA-10)."""
+FRONT_KL = 0.1
+"""KL at which the measured area under the front ends: more is lost than an edit should cost."""
 
-ANCHORS = (("global", 0.8, 1.0), ("per_layer", None, 1.5), ("global", 0.65, 1.5), ("per_layer", None, 1.0))
-"""(scope, relative index, peak): flat removal over depth, from gentle to strong (docs/log.md, anchors)."""
+FLAT, MIDDLE = (0.7, 0.6), (0.6, 0.38)
+"""Relative position and half-width of even tents: nearly the whole depth, and without the first layers and the last."""
+
+ANCHORS = (
+    ("global", 0.8, 1.0, FLAT),
+    ("per_layer", None, 1.5, FLAT),
+    ("global", 0.65, 1.5, FLAT),
+    ("per_layer", None, 1.0, FLAT),
+    ("global", 0.8, 1.5, MIDDLE),
+    ("per_layer", None, 1.5, MIDDLE),
+)
+"""(scope, relative index, peak, tent): even removal, from gentle to strong (docs/log.md, anchors)."""
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
@@ -171,18 +195,24 @@ def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
     architecture = run.model.architecture
     last = float(architecture.layers - 1)
     points: list[dict[str, Value]] = []
-    for scope, index, peak in ANCHORS:
+    for scope, index, peak, (position, half_width) in ANCHORS:
         point: dict[str, Value] = {
             "direction_scope": scope,
             "direction_index": None if index is None else index * last,
         }
         for component in architecture.components:
             point[f"{component}.max_weight"] = peak
-            point[f"{component}.max_weight_position"] = 0.7 * last
+            point[f"{component}.max_weight_position"] = position * last
             point[f"{component}.min_weight"] = 1.0
-            point[f"{component}.min_weight_distance"] = max(1.0, 0.6 * last)
+            point[f"{component}.min_weight_distance"] = max(1.0, half_width * last)
         points.append(point)
     return points
+
+
+def front_reference(run: Run) -> tuple[float, float]:
+    """The objectives that span the hypervolume: base rate, and the KL up to which a front counts (algorithms 8)."""
+    assert run.baseline is not None
+    return run.baseline.rate, kl_objective(FRONT_KL, run.settings.kl_divergence_scale)
 
 
 def run_optimization(
@@ -212,6 +242,8 @@ def run_optimization(
         stop=lambda: bool(run.stop),
         on_progress=on_progress,
         max_trial_retries=settings.max_trial_retries,
+        reference=front_reference(run),
+        stop_on_stall=settings.stop_on_stall,
     )
 
 
@@ -238,6 +270,8 @@ def search_together(
         stop=stop,
         on_progress=on_progress,
         on_told=on_told,
+        reference=front_reference(run),
+        stop_on_stall=settings.stop_on_stall,
     )
 
 
@@ -247,81 +281,30 @@ def trial_evaluation(
     """The function the study calls: parameters -> plans -> one engine pass -> scores."""
     evaluator, baseline = run.evaluator, run.baseline
     assert evaluator is not None and baseline is not None
-    scale, total = run.settings.kl_divergence_scale, baseline.outcome.n
+    settings, total = run.settings, baseline.outcome.n
 
     def evaluate(
         proposals: Sequence[Proposal], finished: Sequence[FinishedTrial], /
     ) -> list[Scores | TrialFailure]:
         plans = [run.plan(proposal.parameters) for proposal in proposals]
         assert run.model is not None
-        edits = [plan.edits(run.model.gain) for plan in plans]
-        front = [trial.scores.objectives for trial in finished if trial.scores.feasible]
-
-        def can_win(number: int, hits: int, kl: float) -> bool:
-            rate, cost = hits / total, kl_objective(kl, scale)
-            return not any(r <= rate and c <= cost and (r, c) != (rate, cost) for r, c in front)
-
-        outcomes = evaluator.score(edits, can_win)
+        rivals = Rivals.of(finished, total)
+        stops = settings.early_stop_trials
+        outcomes = evaluator.score(
+            [plan.edits(run.model.gain) for plan in plans],
+            rivals.can_win if stops else None,
+            rivals.hopeless if stops and settings.racing else None,
+        )
         return [
-            scores(outcome, baseline.outcome, run.settings.max_trial_kl, scale, plan.effective_strengths())
+            scores(
+                outcome,
+                baseline.outcome,
+                rivals,
+                max_kl=settings.max_trial_kl,
+                scale=settings.kl_divergence_scale,
+                strengths=plan.effective_strengths(),
+            )
             for outcome, plan in zip(outcomes, plans, strict=True)
         ]
 
     return evaluate
-
-
-def kl_objective(kl: float, scale: float) -> float:
-    """max(KL, floor) / scale: polishing KL under the floor earns nothing (algorithms 5.2)."""
-    return max(kl, KL_FLOOR) / scale
-
-
-def scores(
-    outcome: Outcome,
-    base: Outcome,
-    max_kl: float,
-    scale: float,
-    strengths: Mapping[str, Sequence[float]],
-) -> Scores | TrialFailure:
-    """What is told to the study. A trial whose replies were not measured tells the base rate, with a broken constraint;
-    a dominated one tells its exact lower bound. `measured` never holds a number that was not measured."""
-    if outcome.kl is None:
-        return TrialFailure(outcome.reason)
-    kl = outcome.kl
-    base_rate = base.hits / base.n if base.n else 0.0
-    measured: dict[str, Json] = {
-        "status": outcome.status,
-        "kl_mean": kl.mean,
-        "kl_standard_error": kl.standard_error,
-        "kl_median": kl.median,
-        "kl_p95": kl.p95,
-        "kl_maximum": kl.maximum,
-        "kl_first_token": kl.first_token,
-        "kl_worst_prompt": kl.worst_prompt,
-        "kl_unstable": kl.unstable,
-        "kl_n": kl.n,
-        "kl_tokens": kl.tokens,
-        "strengths": {path: list(values) for path, values in strengths.items()},
-    }
-    constraints = {"kl": kl.mean - max_kl}
-    if outcome.status == "rejected_by_kl":
-        measured |= {"rate": None, "hits": None, "n": None}
-        return Scores((base_rate, kl_objective(kl.mean, scale)), constraints, measured)
-    rate = outcome.hits / outcome.n
-    constraints["effect"] = MINIMUM_EFFECT * base_rate - (base_rate - rate)
-    if outcome.status == "dominated":
-        measured |= {"rate": None, "hits": None, "n": outcome.n, "hits_at_least": outcome.hits}
-        return Scores((rate, kl_objective(kl.mean, scale)), constraints, measured)
-    low, high = wilson(outcome.hits, outcome.n)
-    classes: dict[str, Json] = {
-        label: list(outcome.labels).count(label) for label in sorted(set(outcome.labels))
-    }
-    measured |= {
-        "rate": rate,
-        "hits": outcome.hits,
-        "n": outcome.n,
-        "interval": [low, high],
-        "classes": classes,
-    }
-    measured["samples"] = [reply.text[:SAMPLE_LENGTH] for reply in outcome.replies[:SAMPLES]]
-    constraints |= guard_values(outcome, base)
-    return Scores((rate, kl_objective(kl.mean, scale)), constraints, measured)

@@ -35,6 +35,7 @@ from heretic.phases.evaluation import (
 from heretic.phases.model_saving import chosen_folder
 from heretic.phases.optimization import run_optimization
 from heretic.phases.state import Baseline, Run
+from heretic.phases.throughput import require_fitting
 from heretic.report_view import rate_text
 from heretic.study.catalogue import check_ready
 from heretic.study.records import plain
@@ -127,8 +128,11 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
             bundle.bad_evaluation.prompts,
             bundle.good_evaluation.prompts,
             early_exit=run.settings.early_exit,
+            early_stop=run.settings.early_stop_trials,
         )
         run.evaluator = evaluator
+        require_fitting(run)
+        _note_idle_race(run, len(evaluator.bad))
         baseline = measure_baseline(run, evaluator)
         outcome = baseline.outcome
         phase.result(
@@ -142,6 +146,15 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
             f"win are judged at {evaluator.lengths.response}."
         )
     return evaluator, baseline
+
+
+def _note_idle_race(run: Run, prompts: int) -> None:
+    settings = run.settings
+    if settings.racing and settings.early_stop_trials and settings.racing_prompts >= prompts:
+        run.degradations.append(
+            f"racing: {prompts} evaluation prompts are not more than racing_prompts = {settings.racing_prompts}, so no "
+            "trial is raced"
+        )
 
 
 def extract(run: Run) -> DirectionExtractionResult:

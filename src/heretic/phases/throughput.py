@@ -39,18 +39,22 @@ class StepTime:
         return trials * (self.fixed + self.per_row * rows) / (self.fixed + self.per_row * rows * trials)
 
 
+def require_fitting(run: Run) -> None:
+    """Raise `ConfigurationError` for a setting `trials_per_batch` beyond what memory holds."""
+    wanted, limit = run.settings.trials_per_batch, memory_limit(run)
+    if limit is not None and wanted > limit:
+        raise ConfigurationError(
+            f"trials_per_batch is {wanted}, but memory holds the replies of {limit} at a time.",
+            hint=f"Allowed here: 1 to {limit}, or 0 to have it chosen. A smaller --max-batch-size or "
+            "--max-response-length needs less for each.",
+        )
+
+
 def trials_per_pass(run: Run) -> int:
-    """The setting if it fits, else measured; raises `ConfigurationError` for a setting beyond what memory holds."""
-    settings = run.settings
+    """The setting, or what the study was begun with, else what measured throughput gains from."""
+    if run.settings.trials_per_batch:
+        return run.settings.trials_per_batch
     limit = memory_limit(run)
-    if settings.trials_per_batch:
-        if limit is not None and settings.trials_per_batch > limit:
-            raise ConfigurationError(
-                f"trials_per_batch is {settings.trials_per_batch}, but memory holds the replies of {limit} at a time.",
-                hint=f"Allowed here: 1 to {limit}, or 0 to have it chosen. A smaller --max-batch-size or "
-                "--max-response-length needs less for each.",
-            )
-        return settings.trials_per_batch
     stored = None if run.study is None else run.study.stored("trials_per_batch")
     if isinstance(stored, int):
         return stored

@@ -41,7 +41,16 @@ LEAVE_S: Final = 10.0
 """A child that was asked to leave has 8 s of its own (reliability R06)."""
 
 NOT_PASSED_ON: Final = frozenset(
-    {"storage", "study_name", "workers", "resume", "time_budget", "progress", "log_file"}
+    {
+        "storage",
+        "study_name",
+        "workers",
+        "resume",
+        "time_budget",
+        "stop_on_stall",
+        "progress",
+        "log_file",
+    }
 )
 """Settings that a child takes from the study or from its parent, or must not share with it."""
 

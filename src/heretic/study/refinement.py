@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local refinement: every second trial varies the best edit found so far instead of exploring (docs/log.md).
+"""Local refinement: part of the trials vary the best edit found so far instead of exploring (docs/log.md).
 
 A search of 40 trials in nine dimensions has no time to learn a model of the whole space; what decides its result is how
 well it polishes the few good points. The parent is the cheapest feasible trial within a small distance of the lowest
@@ -21,7 +21,7 @@ from heretic.study.types import Dimension, Value
 SLACKS: Final = (0.0, 0.02, 0.05, 0.1)
 """How far above the lowest objective rate a parent may lie."""
 
-WIDTHS: Final = (0.04, 0.1, 0.2)
+WIDTHS: Final = (0.1, 0.2, 0.4)
 """Standard deviation of a step as a share of a dimension's range."""
 
 CHANGED: Final = 0.5
@@ -29,6 +29,12 @@ CHANGED: Final = 0.5
 
 FLIPPED: Final = 0.1
 """Probability that a category changes."""
+
+STARTUP_EVERY: Final = 1
+"""During the start-up, every so many trials one is a refinement; 0 would be never."""
+
+REFINE_EVERY: Final = 2
+"""The same after the start-up, when the sampler has something to learn from."""
 
 NEEDED: Final = 8
 """Finished trials before there is something to refine."""
@@ -53,22 +59,43 @@ class LocalSampler(PointSampler):
         slack = float(self._random.choice(SLACKS))
         width = float(self._random.choice(WIDTHS))
         parent = best_within(trials, slack)
-        point = dict(self._values)
+        if parent is None:
+            return dict(self._values)
+        point = {**self._values, **parent.params}
+        free = [
+            name
+            for name, dimension in self._space.items()
+            if name in parent.params and dimension.kind != "categorical" and dimension.low < dimension.high
+        ]
+        # One dimension moves in any case: a copy of the parent would be a trial for nothing.
+        always = free[int(self._random.integers(len(free)))] if free else None
         for name, dimension in self._space.items():
-            given = None if parent is None else parent.params.get(name)
             step, chance = float(self._random.normal()), float(self._random.random())
-            if given is None:
+            if name not in parent.params:
                 continue
-            point[name] = given
             if dimension.kind == "categorical":
                 if chance < FLIPPED and len(dimension.choices) > 1:
-                    others = [choice for choice in dimension.choices if choice != given]
+                    others = [choice for choice in dimension.choices if choice != point[name]]
                     point[name] = others[int(step > 0) % len(others)]
-            elif chance < CHANGED:
-                moved = float(given) + step * width * (dimension.high - dimension.low)
-                moved = min(dimension.high, max(dimension.low, moved))
+            elif name == always or (name in free and chance < CHANGED):
+                stepped = float(parent.params[name]) + step * width * (dimension.high - dimension.low)
+                moved = (reflected if name == always else clipped)(stepped, dimension.low, dimension.high)
                 point[name] = round(moved) if dimension.kind == "int" else moved
         return point
+
+
+def clipped(value: float, low: float, high: float) -> float:
+    """The nearest value in [low, high]. Good edits lie at edges (flat, strong), and a step out of the range leads
+    there: folding every step back was worse (docs/log.md).
+    """
+    return min(high, max(low, value))
+
+
+def reflected(value: float, low: float, high: float) -> float:
+    """The value folded back into [low, high], low < high."""
+    span = high - low
+    offset = (value - low) % (2 * span)
+    return min(high, low + (offset if offset <= span else 2 * span - offset))
 
 
 def best_within(trials: Sequence[FrozenTrial], slack: float) -> FrozenTrial | None:

@@ -20,7 +20,7 @@ import optuna
 
 from heretic.registry import Registry
 from heretic.study.points import PointSampler
-from heretic.study.refinement import NEEDED, LocalSampler
+from heretic.study.refinement import NEEDED, REFINE_EVERY, STARTUP_EVERY, LocalSampler
 from heretic.study.space import nearest_legal, sobol_point, value_at
 from heretic.study.types import Dimension, Value
 
@@ -50,8 +50,9 @@ class Request:
 
     @property
     def is_refinement(self) -> bool:
-        """True for every second trial once there is something to refine, also during the start-up."""
-        return self.index % 2 == 1 and self.complete >= NEEDED
+        """True for the refining share of trials once there is something to refine, also during the start-up."""
+        every = STARTUP_EVERY if self.is_startup else REFINE_EVERY
+        return every > 0 and self.index % every == every - 1 and self.complete >= NEEDED
 
     @property
     def is_startup(self) -> bool:
@@ -87,7 +88,7 @@ def refining_sampler(request: Request) -> LocalSampler:
 
 @SAMPLERS.register("tpe")
 def tpe(request: Request) -> optuna.samplers.BaseSampler:
-    """Multivariate, grouped TPE with constant liar, and a local refinement every second time. With two objectives
+    """Multivariate, grouped TPE with constant liar, and a local refinement in between. With two objectives
     optuna leaves multivariate off unless told.
     """
     if request.is_refinement:
@@ -107,7 +108,7 @@ def tpe(request: Request) -> optuna.samplers.BaseSampler:
 
 @SAMPLERS.register("gp")
 def gaussian_process(request: Request) -> optuna.samplers.BaseSampler:
-    """Gaussian process with a local refinement every second time; inactive dimensions fall back to random values."""
+    """Gaussian process with a local refinement in between; inactive dimensions fall back to random values."""
     if request.is_refinement:
         return refining_sampler(request)
     if request.is_startup:

@@ -133,7 +133,8 @@ def default_space(
     ranges = {
         "max_weight": MAX_WEIGHT_RANGE,
         "max_weight_position": (POSITION_FLOOR * last, last),
-        "min_weight": (0.0, 1.0),
+        # In a single layer there is only the peak.
+        "min_weight": (0.0, 1.0) if layers > 1 else (1.0, 1.0),
         "min_weight_distance": (1.0, max(1.0, DISTANCE_FRACTION * last)),
     }
     limits = {
@@ -152,7 +153,7 @@ def default_space(
     chosen["direction_index"] = (INDEX_RANGE[0] * last, INDEX_RANGE[1] * last)
     _apply_overrides(chosen, overrides or {}, tuple(ranges), limits)
     space = [
-        Dimension("direction_scope", "categorical", choices=SCOPES),
+        Dimension("direction_scope", "categorical", choices=SCOPES if layers > 1 else (GLOBAL_SCOPE,)),
         Dimension("direction_index", "float", *chosen["direction_index"], active=_scope_is_global),
     ]
     for component in components:
@@ -163,6 +164,17 @@ def default_space(
             for name in (f"{component}.{parameter}" for parameter in ranges if parameter != "max_weight")
         )
     return tuple(space)
+
+
+def reached(space: Sequence[Dimension], component: str, layers: Sequence[int]) -> bool:
+    """Whether any kernel of the space can edit one of these layers: |l - p| < w for some position and half-width.
+
+    False for a component all of whose writers lie below the deepest reach, e.g. in the first layer alone.
+    """
+    ranges = {dimension.name: (dimension.low, dimension.high) for dimension in space}
+    first, last = ranges[f"{component}.max_weight_position"]
+    width = ranges[f"{component}.min_weight_distance"][1]
+    return any(first - width < layer < last + width for layer in layers)
 
 
 def _scope_is_global(parameters: Mapping[str, Value]) -> bool:

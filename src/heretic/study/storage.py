@@ -125,14 +125,19 @@ def open_backend(location: Location, *, timeout_s: float = SQLITE_TIMEOUT_S) -> 
     if location.url is None:
         return optuna.storages.InMemoryStorage()
     options: dict[str, object] = {}
+    made_now = False
     if location.file is not None:
         check_file(location.file, timeout_s=timeout_s)
+        made_now = not location.file.exists() or location.file.stat().st_size == 0
         options = {"connect_args": {"timeout": timeout_s}}
     else:
         options = {"connect_args": SERVER_ARGUMENTS, "pool_pre_ping": True}
     try:
         with translated(location):
-            return optuna.storages.RDBStorage(location.url, engine_kwargs=options)
+            # Tables that are made now have the layout of this version.
+            return optuna.storages.RDBStorage(
+                location.url, engine_kwargs=options, skip_compatibility_check=made_now
+            )
     except ImportError as error:
         raise driver_missing(location) from error
     except RuntimeError as error:

@@ -28,7 +28,7 @@ from heretic.study.asker import Asker
 from heretic.study.claims import COMPLETE, FAILED, NOBODY, OPEN, Claim, Claims, NewClaim
 from heretic.study.ledger import NoLedger
 from heretic.study.measuring import Result, Row, measured, record_of
-from heretic.study.progress import Meter
+from heretic.study.progress import Meter, has_stalled
 from heretic.study.records import finished_from
 from heretic.study.runner import EndReason, Search, StudyOutcome, asker_for, refuse_failures
 from heretic.study.sharing import Terms, claims_of, discard, point_of, project, require_terms
@@ -67,16 +67,17 @@ def search_shared(
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] | None = None,
     on_told: Callable[[int, Scores | TrialFailure], None] | None = None,
+    reference: tuple[float, float] = (1.0, 1.0),
+    stop_on_stall: bool = False,
     patience_s: float = PATIENCE_S,
     poll_s: float = POLL_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> StudyOutcome:
-    """Takes part in the search of a shared study until it has the complete trials of its terms.
+    """Takes part in the search of a shared study until it has the complete trials of its terms, as `run_study`.
 
-    As `heretic.study.runner.run_study`, with the number of trials, the lease and the retries from the stored
-    terms. on_told(k, outcome): this worker's result was accepted. When nothing is left to begin, waits for the
-    others, whose rows it takes over when they fall silent. clock: seconds that never go back; no wall clock is
-    read. Rows that are open when it leaves are given back. Raises what `run_study` raises.
+    The number of trials, the lease and the retries are the stored terms'. on_told(k, outcome): this worker's
+    result was accepted. When nothing is left to begin, waits for the others, whose rows it takes over when they
+    fall silent; rows that are open when it leaves are given back. clock: seconds that never go back.
     """
     terms = require_terms(study)
     worker = _Worker(
@@ -92,15 +93,14 @@ def search_shared(
         patience_s=patience_s,
     )
     worker.sync()
-    meter = Meter(terms.n_trials, (1.0, 1.0), None, clock, already=len(worker.finished))
+    meter = Meter(terms.n_trials, reference, None, clock, already=len(worker.finished))
 
     def reason_to_end() -> EndReason | None:
-        if worker.is_complete:
-            return "finished"
-        if stop():
-            return "stopped"
-        late = deadline is not None and clock() >= deadline
-        return "out of time" if late and worker.finished else None
+        if worker.is_complete or stop():
+            return "finished" if worker.is_complete else "stopped"
+        if deadline is not None and clock() >= deadline and worker.finished:
+            return "out of time"
+        return "stalled" if stop_on_stall and has_stalled(worker.sorted_trials(), reference) else None
 
     with Heartbeat(worker.claims.impatient(), worker.watch, study.location, terms.lease_seconds):
         try:
