@@ -79,6 +79,19 @@ def test_everything_else_is_as_it_was() -> None:
     assert quick["compiled"] == [2.0, 2.0, 2.0] and quick["real compiler"]
 
 
+def test_a_machine_with_an_accelerator_imports_as_ever() -> None:
+    """Control: the same process without such a file is the first test's."""
+    program = PROGRAM.replace(
+        "way = sys.argv[1]",
+        "way = sys.argv[1]\nfrom heretic.model import libraries\nlibraries.ACCELERATORS = (sys.executable,)",
+    )
+    assert program != PROGRAM
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, "quick"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["brought"] == [True, True, True, True]
+
+
 def test_nothing_happens_where_torch_is_imported() -> None:
     enabled, frozen, finders = gc.isenabled(), gc.get_freeze_count(), list(sys.meta_path)
     with quick_imports():

@@ -12,6 +12,9 @@ first trial of a small model. What is saved, and why nothing is lost:
 - The compiler has a stand-in, see `stand_ins`: 0.7 s. Not with `--compile`.
 - The table of all of transformers' names is read by a search from the end of each file, once and not twice: 0.3 s.
 
+Only without an accelerator: with one, loading the model takes longer than all of this, and its software asks the
+libraries for more.
+
 Everything here may fail to apply to another version of a library; then the import is as slow as it was.
 """
 
@@ -50,6 +53,10 @@ NEEDED: Final = (
 """What every language model of transformers imports."""
 
 
+ACCELERATORS: Final = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+"""Files of the drivers of NVIDIA and AMD, and of either under Windows' Linux."""
+
+
 class _Mode:
     """Whether this process imported the libraries quickly and compiles nothing."""
 
@@ -69,9 +76,9 @@ def quick_imports(*, compiling: bool = False) -> Iterator[None]:
     """Import the two libraries as said above, then the caller's modules; for a process that will load a model.
 
     compiling: the process will compile, so it gets the real compiler. Does nothing where one of the libraries is
-    imported already.
+    imported already, or where there is an accelerator.
     """
-    if "torch" in sys.modules or "transformers" in sys.modules:
+    if "torch" in sys.modules or "transformers" in sys.modules or any(map(os.path.exists, ACCELERATORS)):
         yield
         return
     collecting, QUICK.active = gc.isenabled(), not compiling
