@@ -20,9 +20,16 @@ SAMPLE_LENGTH: Final = 300
 """Replies kept with each trial, and the characters of each (requirements R-EVA-10)."""
 
 
+DECIMALS = 6
+
+
 def kl_objective(kl: float, scale: float) -> float:
-    """max(KL, floor) / scale: polishing KL under the floor earns nothing (algorithms 5.2)."""
-    return max(kl, KL_FLOOR) / scale
+    """max(KL, floor) / scale: polishing KL under the floor earns nothing (algorithms 5.2).
+
+    To `DECIMALS`: beyond lies the rounding of another batch shape. A batch that is resumed after a kill is smaller, and
+    what is asked next must not depend on that.
+    """
+    return round(max(kl, KL_FLOOR) / scale, DECIMALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +96,11 @@ def scores(
         measured |= {"rate": None, "hits": None, "n": None, "kl_mean": None}
         measured |= {"kl_at_least": bound.at_least, "kl_prompts_seen": bound.prompts}
         told = max(bound.mean_seen, bound.at_least)
-        return Scores((base_rate, kl_objective(told, scale)), {"kl": bound.at_least - max_kl}, measured)
+        return Scores(
+            (base_rate, kl_objective(told, scale)), {"kl": round(bound.at_least - max_kl, DECIMALS)}, measured
+        )
     cost = kl_objective(outcome.kl.mean, scale)
-    constraints = {"kl": outcome.kl.mean - max_kl}
+    constraints = {"kl": round(outcome.kl.mean - max_kl, DECIMALS)}
     measured |= divergence_figures(outcome.kl)
     if outcome.status == "rejected_by_kl":
         measured |= {"rate": None, "hits": None, "n": None}
