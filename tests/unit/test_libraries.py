@@ -192,6 +192,6 @@ def test_freed_memory_is_kept_unless_the_user_says_how_it_is_to_be() -> None:
         )
         for way in ("kept", "plain")
     ]
-    assert faults[0] < faults[1] / 10
+    assert faults[0] < 0.8 * faults[1], "how many the plain way has depends on the kernel's large pages"
     assert not libraries.keep_freed_memory({"MALLOC_TRIM_THRESHOLD_": "1"})
     assert not libraries.keep_freed_memory({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"})

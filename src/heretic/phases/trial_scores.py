@@ -97,7 +97,7 @@ def scores(
         measured |= {"kl_at_least": bound.at_least, "kl_prompts_seen": bound.prompts}
         told = max(bound.mean_seen, bound.at_least)
         return Scores(
-            (base_rate, kl_objective(told, scale)), {"kl": round(bound.at_least - max_kl, DECIMALS)}, measured
+            (base_rate, kl_objective(told, scale)), {"kl": bound.at_least - max_kl}, measured
         )
     cost = kl_objective(outcome.kl.mean, scale)
     constraints = {"kl": round(outcome.kl.mean - max_kl, DECIMALS)}
