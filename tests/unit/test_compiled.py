@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from heretic.decoding import FastEngine, ReferenceEngine, compiled_engine
-from heretic.decoding.compiled import _decoded, _edits, proved
+from heretic.decoding.choice import mild_edits
+from heretic.decoding.compiled import _decoded, proved
 from heretic.model.model import Model
 from heretic.testing.workbench import loaded_pico
 
@@ -61,10 +62,11 @@ def test_a_compiled_engine_decodes_the_same_tokens_under_changing_edits(model: M
     assert note == "" and found is not engine
     sequences = [(4, 90, 91, 5), (4, 120, 121, 122, 5)]
     plain = [
-        _decoded(model, engine, sequences, edits)[0] for edits in ({}, _edits(model, 7), _edits(model, 8))
+        _decoded(model, engine, sequences, edits)[0]
+        for edits in ({}, mild_edits(model, 7), mild_edits(model, 8))
     ]
     assert plain[0] != plain[1] != plain[2], "control: the edits change what is said"
-    for edits, wanted in zip(({}, _edits(model, 7), _edits(model, 8)), plain, strict=True):
+    for edits, wanted in zip(({}, mild_edits(model, 7), mild_edits(model, 8)), plain, strict=True):
         assert _decoded(model, found, sequences, edits)[0] == wanted
 
 

@@ -97,7 +97,7 @@ def _is_right(model: Model, engine: FastEngine, sequences: Sequence[tuple[int, .
     base = decoding.replies()
     if not _agrees(_uncached(model, sequences, base), base, model):
         return False
-    edits = upper_edits(model, 0)
+    edits = mild_edits(model, 0, first=model.architecture.layers // 2)
     rows = Rows(torch.tensor([1] * count + [0] * count, device=model.device))
     with applied(model.network, [edits], rows):
         decoding = engine.start(prompts, stop=leave, rows=rows)
@@ -114,12 +114,12 @@ def _agrees(logits: Sequence[Tensor], replies: Sequence[Reply], model: Model) ->
     return all(_follows(part, reply, model) for part, reply in zip(logits, replies, strict=True))
 
 
-def upper_edits(model: Model, seed: int) -> Edits:
-    """Mild removal of a random direction at every site of the upper half."""
+def mild_edits(model: Model, seed: int, *, first: int = 0) -> Edits:
+    """Mild removal of a random direction at every site from block `first` on."""
     generator = torch.Generator().manual_seed(seed)
-    size, half = model.architecture.hidden_size, model.architecture.layers // 2
-    direction = torch.nn.functional.normalize(torch.randn(1, size, generator=generator), dim=1)
-    sites = [site for site in model.architecture.sites if site.layer >= half]
+    direction = torch.randn(1, model.architecture.hidden_size, generator=generator)
+    direction = torch.nn.functional.normalize(direction, dim=1)
+    sites = [site for site in model.architecture.sites if site.layer >= first]
     return Plan(tuple(PlanRow(site, direction, torch.tensor([0.5])) for site in sites)).edits(model.gain)
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from heretic.decoding.choice import PROBE
+from heretic.decoding.choice import PROBE, mild_edits
 from heretic.decoding.fast import FastEngine
 from heretic.decoding.protocol import Engine
 from heretic.exceptions import GenerationError
 from heretic.interventions.hooks import Edits, applied, every_row
-from heretic.interventions.plan import Plan, PlanRow
 from heretic.model.model import Model
 
 logger = logging.getLogger("heretic.decoding")
@@ -60,7 +59,7 @@ def proved(
     sequences = [model.encoder.encode(text) for text in PROBE]
     plain_s = compiled_s = 0.0
     for number in range(PROOFS):
-        edits = _edits(model, number)
+        edits = mild_edits(model, number)
         wanted, plain_s = _decoded(model, engine, sequences, edits)
         try:
             found, compiled_s = _decoded(model, candidate, sequences, edits)
@@ -97,16 +96,6 @@ def _compiled(model: Model, backend: str | Forward, errors: tuple[type[Exception
             ) from error
 
     return forward
-
-
-def _edits(model: Model, seed: int) -> Edits:
-    """A mild removal of a random direction at every site."""
-    generator = torch.Generator().manual_seed(seed)
-    direction = torch.nn.functional.normalize(
-        torch.randn(1, model.architecture.hidden_size, generator=generator), dim=1
-    )
-    rows = tuple(PlanRow(site, direction, torch.tensor([0.5])) for site in model.architecture.sites)
-    return Plan(rows).edits(model.gain)
 
 
 def _decoded(

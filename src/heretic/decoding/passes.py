@@ -156,12 +156,14 @@ class Passes:
                 for buffer, (keys, values) in zip(
                     cache.buffers, lower.entries(number, group.block), strict=False
                 ):
-                    buffer.put(keys[index], values[index], cache.window.first_row, column)
+                    there = index.to(keys.device)
+                    buffer.put(keys[there], values[there], cache.window.first_row, column)
         if self.rows is not None and self._assignment is not None:
             self.rows.assign(self._assignment[self._index(rows)])
         stream = None
         if group.block and lower is not None:
-            stream = lower.stream(number, group.block)[index]
+            kept = lower.stream(number, group.block)
+            stream = kept[index.to(kept.device)]
         mask = torch.nn.functional.pad(batch.mask[index], (len(prompts.prefix), 0), value=1)
         given = (batch.ids[index], mask, batch.positions[index])
         logits = self._forward(number, given, cache, group.block, group.lowest, stream)

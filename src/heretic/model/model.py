@@ -78,17 +78,6 @@ class Model:
         logits: Tensor = output.logits
         return logits.float()
 
-    def trunk(self, batch: Batch) -> None:
-        """Run the blocks for their hooks; the head sees one position only."""
-        with torch.inference_mode():
-            self.network(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                use_cache=False,
-                logits_to_keep=1,
-            )
-
 
 @contextmanager
 def float32_head(network: PreTrainedModel) -> Iterator[None]:

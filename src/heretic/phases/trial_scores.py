@@ -96,11 +96,9 @@ def scores(
         measured |= {"rate": None, "hits": None, "n": None, "kl_mean": None}
         measured |= {"kl_at_least": bound.at_least, "kl_prompts_seen": bound.prompts}
         told = max(bound.mean_seen, bound.at_least)
-        return Scores(
-            (base_rate, kl_objective(told, scale)), {"kl": bound.at_least - max_kl}, measured
-        )
+        return Scores((base_rate, kl_objective(told, scale)), {"kl": bound.at_least - max_kl}, measured)
     cost = kl_objective(outcome.kl.mean, scale)
-    constraints = {"kl": round(outcome.kl.mean - max_kl, DECIMALS)}
+    constraints = {"kl": outcome.kl.mean - max_kl}
     measured |= divergence_figures(outcome.kl)
     if outcome.status == "rejected_by_kl":
         measured |= {"rate": None, "hits": None, "n": None}
