@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks.experiments --models demo,llama --variants base,gp --seeds 0,1,2 --trials 40`: search settings.
 
-Each (model, variant, seed) is one search in this process by the product's own `run_study` and `trial_evaluation`. What
+Each (model, variant, seed) is one search in this process by the product's own `run_study` and `scored_with`. What
 is recorded is the area under its front over the number of trials, scaled as the program scales it (algorithms 8: KL up
 to 0.1, rate over the base rate). The same trial of a model is measured once, whatever variant asks for it (`--afresh`
 measures each again, which is what times need). Runs that are in the file already are not repeated.
 
-Every variant differs from `base` in what its name says. `base` is what the program did before these experiments
-(docs/log.md; but one dimension always moves), `program` what it does now, both with two trials in a pass. Where
-something is no setting (how the best trials are refined, which points are tried first) a constant of the program is
-changed while the variant runs.
+Every variant differs from `base` in what its name says; `program` is what the program does, both with two trials in a
+batch. What `base` does, the program did at first, but one dimension always moves, and parents are chosen as they are
+now (decision 0013; the records in search.json are older than that). Where something is no setting (how the best trials
+are refined, which points are tried first) a constant of the program is changed while the variant runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from heretic.phases.optimization import (
     enqueue_warm_start_trials,
     front_reference,
     reachable_space,
-    trial_evaluation,
+    scored_with,
 )
 from heretic.phases.state import Run
 from heretic.study import refinement, sampler
@@ -52,10 +53,10 @@ STEP = 4
 RESAMPLES = 10_000
 
 
-WIDE = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7)
 LARGE = (0.1, 0.2, 0.4)
+FLAT = (0.7, 0.6)
 FLATS = tuple(
-    (scope, index, peak, optimization.FLAT)
+    (scope, index, peak, FLAT)
     for scope, index, peak in (
         ("global", 0.8, 1.0),
         ("per_layer", None, 1.5),
@@ -69,6 +70,10 @@ MIDDLES = (
     ("per_layer", None, 1.5, optimization.MIDDLE),
 )
 MORE = (*FLATS, *MIDDLES[2:])
+NARROW = {"direction_index": (0.4, 0.9), "max_weight_position": (0.6, 1.0)}
+"""The ranges of requirements 7.2."""
+
+WIDE_TENTS = {**NARROW, "max_weight_position": (0.3, 1.0), "min_weight_distance": (0.3, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Variant:
     """One way to search. ranges: settings of `[search_space]` that differ. refine_every: 0 = never; refine_startup: the
     same during the start-up, None = as after it.
 
-    folded: steps beyond the edge of a range come back. slacks, widths: as in `heretic.study.refinement`.
+    folded: steps beyond the edge of a range come back. angle, widths: as in `heretic.study.refinement`.
     """
 
     sampler: str = "tpe"
@@ -86,9 +91,9 @@ class Variant:
     refine_every: int = 2
     refine_startup: int | None = None
     folded: bool = False
-    slacks: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
+    angle: float = refinement.WIDEST_ANGLE
     widths: tuple[float, ...] = (0.04, 0.1, 0.2)
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(NARROW))
 
 
 VARIANTS: dict[str, Variant] = {
@@ -98,8 +103,9 @@ VARIANTS: dict[str, Variant] = {
         anchors=optimization.ANCHORS,
         refine_every=refinement.REFINE_EVERY,
         refine_startup=refinement.STARTUP_EVERY,
-        slacks=refinement.SLACKS,
+        angle=refinement.WIDEST_ANGLE,
         widths=refinement.WIDTHS,
+        ranges={},
     ),
     "gp": Variant(sampler="gp"),
     "random": Variant(sampler="random"),
@@ -108,8 +114,6 @@ VARIANTS: dict[str, Variant] = {
     "refine-2": Variant(refine_every=2),
     "refine-3": Variant(refine_every=3),
     "refine-all": Variant(refine_every=1),
-    "slack-none": Variant(slacks=(0.0,)),
-    "slack-wide": Variant(slacks=WIDE),
     "steps-small": Variant(widths=(0.02, 0.05, 0.1)),
     "steps-large": Variant(widths=(0.1, 0.2, 0.4)),
     "folded-steps": Variant(folded=True),
@@ -121,9 +125,9 @@ VARIANTS: dict[str, Variant] = {
     "together-1": Variant(together=1),
     "together-4": Variant(together=4),
     "together-8": Variant(together=8),
-    "peaks-to-1": Variant(ranges={"max_weight": (-0.25, 1.0)}),
-    "peaks-from-0": Variant(ranges={"max_weight": (0.0, 1.5)}),
-    "wide-tents": Variant(ranges={"max_weight_position": (0.3, 1.0), "min_weight_distance": (0.3, 1.0)}),
+    "peaks-to-1": Variant(ranges={**NARROW, "max_weight": (-0.25, 1.0)}),
+    "peaks-from-0": Variant(ranges={**NARROW, "max_weight": (0.0, 1.5)}),
+    "wide-tents": Variant(ranges=WIDE_TENTS),
     "anchors-more": Variant(anchors=MORE),
     "anchors-middle": Variant(anchors=MIDDLES),
     "startup-8-steps-large": Variant(startup=8, widths=LARGE),
@@ -133,10 +137,16 @@ VARIANTS: dict[str, Variant] = {
     "steps-larger": Variant(widths=(0.2, 0.4, 0.8)),
     "steps-large-refine-all": Variant(widths=LARGE, refine_every=1),
     "steps-large-refine-all-anchors-more": Variant(widths=LARGE, refine_every=1, anchors=MORE),
-    "steps-large-wide-tents": Variant(
-        widths=LARGE, ranges={"max_weight_position": (0.3, 1.0), "min_weight_distance": (0.3, 1.0)}
+    "steps-large-wide-tents": Variant(widths=LARGE, ranges=WIDE_TENTS),
+    "old-anchors-and-space": Variant(anchors=MORE, refine_startup=1, widths=LARGE),
+    "old-anchors": Variant(anchors=MORE, refine_startup=1, widths=LARGE, ranges={}),
+    "old-space": Variant(anchors=optimization.ANCHORS, refine_startup=1, widths=LARGE),
+    "angle-60": Variant(
+        anchors=optimization.ANCHORS, refine_startup=1, widths=LARGE, angle=math.pi / 3, ranges={}
     ),
-    "startup-8-slack-wide": Variant(startup=8, slacks=WIDE),
+    "widths-small": Variant(
+        anchors=optimization.ANCHORS, refine_startup=1, widths=(0.05, 0.1, 0.2, 0.4), ranges={}
+    ),
 }
 
 
@@ -144,7 +154,8 @@ class Memory:
     """Measures each edit of a model once."""
 
     def __init__(self, run: Run, *, afresh: bool) -> None:
-        self._evaluate = trial_evaluation(run)
+        assert run.evaluator is not None
+        self._evaluate = scored_with(run, run.evaluator.score)
         self._known: dict[str, Scores | TrialFailure] = {}
         self._afresh = afresh
         self.measured = 0
@@ -172,7 +183,7 @@ def as_variant(variant: Variant) -> Iterator[None]:
     kept = [dict(space) for space in spaces]
     startup = variant.refine_every if variant.refine_startup is None else variant.refine_startup
     spaces[0].update(REFINE_EVERY=variant.refine_every, STARTUP_EVERY=startup)
-    spaces[1].update(SLACKS=variant.slacks, WIDTHS=variant.widths)
+    spaces[1].update(WIDEST_ANGLE=variant.angle, WIDTHS=variant.widths)
     spaces[2]["ANCHORS"] = variant.anchors
     if variant.folded:
         spaces[1]["clipped"] = refinement.reflected
@@ -198,6 +209,7 @@ def searched(run: Run, variant: Variant, seed: int, trials: int, evaluate: Evalu
             sampler=variant.sampler,
             n_startup_trials=variant.startup,
             warm_start=enqueue_warm_start_trials(run),
+            reference=front_reference(run),
         )
     return list(outcome.finished)
 

@@ -8,6 +8,8 @@ families, so that a default which only suits the demo model shows:
   demo model, but in the first two thirds of the depth only (`heretic.demo.overlap.BLOCKS` counts layers).
 - `olmo`: OLMo 2, 6 layers, norms behind the writers (algorithms 1.4). Nothing is planted: refusal lies where training
   happens to put it, in as many directions as it likes.
+- `phi`: Phi, 9 layers whose attention and feed-forward parts stand side by side. Nothing is planted. No default
+  was chosen with it: it is the control of those that were.
 
 Seeded: the same kind of processor, the same torch version and one thread give the same weights. They are written to
 `.bench/models`, some minutes each, and not kept in the repository.
@@ -31,6 +33,8 @@ from transformers import (
     LlamaForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -83,11 +87,22 @@ def _olmo(common: Mapping[str, Any]) -> Any:
     return Olmo2ForCausalLM(Olmo2Config(**common, **sizes, num_key_value_heads=4))
 
 
+def _phi(common: Mapping[str, Any]) -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 112,
+        "intermediate_size": 336,
+        "num_hidden_layers": 9,
+        "num_attention_heads": 4,
+    }
+    return PhiForCausalLM(PhiConfig(**common, **sizes))
+
+
 RECIPES: dict[str, Recipe] = {
     "llama": Recipe(
         31, _llama, (Stage(ANSWERS, 11_000, 3e-3, 3e-3), Stage(REFUSALS, 7_000, 2e-3, 2e-3, overlap=True))
     ),
     "olmo": Recipe(32, _olmo, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
+    "phi": Recipe(33, _phi, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
 }
 
 

@@ -50,7 +50,7 @@ def test_the_table_pairs_by_model_and_seed(tmp_path: Path) -> None:
 def constants() -> tuple[object, ...]:
     """What variants change."""
     every = (vars(sampler)["REFINE_EVERY"], vars(sampler)["STARTUP_EVERY"])
-    return every, refinement.WIDTHS, refinement.SLACKS, refinement.clipped, optimization.ANCHORS
+    return every, refinement.WIDTHS, refinement.WIDEST_ANGLE, refinement.clipped, optimization.ANCHORS
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
@@ -60,7 +60,7 @@ def test_a_variant_leaves_the_program_as_it_was(name: str) -> None:
     with as_variant(variant):
         steps = refinement.reflected if variant.folded else before[3]
         startup = variant.refine_every if variant.refine_startup is None else variant.refine_startup
-        wanted = ((variant.refine_every, startup), variant.widths, variant.slacks, steps, variant.anchors)
+        wanted = ((variant.refine_every, startup), variant.widths, variant.angle, steps, variant.anchors)
         assert constants() == wanted
     assert constants() == before
 
@@ -68,7 +68,7 @@ def test_a_variant_leaves_the_program_as_it_was(name: str) -> None:
 def test_program_is_the_program() -> None:
     """The variant named so follows the constants; the others are fixed, so that records stay comparable."""
     program = VARIANTS["program"]
-    assert (program.widths, program.slacks) == (refinement.WIDTHS, refinement.SLACKS)
+    assert (program.widths, program.angle) == (refinement.WIDTHS, refinement.WIDEST_ANGLE)
     assert program.anchors == optimization.ANCHORS
     assert VARIANTS["base"] == Variant() and Variant().widths == (0.04, 0.1, 0.2)
 

@@ -22,8 +22,10 @@ FLOAT_TOLERANCE: Final = 1e-4
 LAYER_RANGE_PROFILES: Final = ((0.0, 0.4, 0.5), (0.4, 0.7, 1.0), (0.7, 1.0, 0.8))
 """(start, end, multiplier) over relative depth l/(L-1); the last interval is closed (requirements 3.5)."""
 
-INDEX_RANGE: Final = (0.4, 0.9)
-POSITION_FLOOR: Final = 0.6
+INDEX_RANGE: Final = (0.4, 1.0)
+POSITION_FLOOR: Final = 0.4
+"""Wider than requirements 7.2 has them: docs/decisions/0013-wider-space-and-anchors.md."""
+
 DISTANCE_FRACTION: Final = 0.6
 STRENGTH_LIMIT: Final = 2.0
 """Above 2 a removed component returns larger than before, mirrored (algorithms 4.8)."""

@@ -124,14 +124,15 @@ def with_sites_in(layers: Sequence[int]) -> Architecture:
 
 
 def test_a_component_out_of_reach_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    """Positions begin at 0.6 of the depth and tents are at most 0.6 wide: the first layer alone is never edited.
-    Controls: with a second layer, or with a wider range, the component stays."""
+    """Positions from 0.6 of the depth on and tents at most 0.6 wide never edit the first layer alone.
+    Controls: with a second layer, or with the default ranges, the component stays."""
 
     def names(architecture: Architecture, ranges: SearchSpace) -> set[str]:
         return {d.name.rpartition(".")[0] for d in reachable_space(architecture, ranges)} - {""}
 
-    assert names(with_sites_in([0]), SearchSpace()) == {"attn.o_proj"}
+    upper = SearchSpace(max_weight_position=(0.6, 1.0))
+    assert names(with_sites_in([0]), upper) == {"attn.o_proj"}
     assert "mlp.down_proj" in caplog.text
     both = {"attn.o_proj", "mlp.down_proj"}
-    assert names(with_sites_in([0, 1]), SearchSpace()) == both
-    assert names(with_sites_in([0]), SearchSpace(max_weight_position=(0.0, 1.0))) == both
+    assert names(with_sites_in([0, 1]), upper) == both
+    assert names(with_sites_in([0]), SearchSpace()) == both

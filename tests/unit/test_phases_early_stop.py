@@ -21,7 +21,7 @@ from heretic.phases.choice import confirm, search_measurement
 from heretic.phases.dataset_loading import DatasetBundle
 from heretic.phases.direction_extraction import DirectionExtractionResult
 from heretic.phases.evaluation import Confirmation, make_evaluator
-from heretic.phases.optimization import enqueue_warm_start_trials, search_space, trial_evaluation
+from heretic.phases.optimization import enqueue_warm_start_trials, scored_with, search_space
 from heretic.phases.state import Run
 from heretic.prompts import Prompt, PromptSet
 from heretic.stop import StopFlag
@@ -98,7 +98,8 @@ def rival(rate: float, kl: float) -> FinishedTrial:
 
 
 def told(run: Run, finished: Sequence[FinishedTrial]) -> list[Scores]:
-    found = trial_evaluation(run)(proposals(run), finished)
+    assert run.evaluator is not None
+    found = scored_with(run, run.evaluator.score)(proposals(run), finished)
     assert all(isinstance(result, Scores) for result in found)
     return [result for result in found if isinstance(result, Scores)]
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from heretic.study.refinement import WIDTHS, LocalSampler, best_within, reflected
+from heretic.linalg.pareto import hypervolume
+from heretic.study.refinement import WIDTHS, LocalSampler, best_at, reflected
 from heretic.study.types import Dimension
 
 SPACE = (
@@ -41,17 +45,39 @@ def study_of(*trials: FrozenTrial) -> optuna.Study:
 
 def point(study: optuna.Study, seed: int) -> dict[str, object]:
     """What the sampler proposes for every dimension."""
-    sampler = LocalSampler(SPACE, seed, {"scope": "per_layer", "weight": 0.3, "depth": 1.0})
+    sampler = LocalSampler(SPACE, seed, {"scope": "per_layer", "weight": 0.3, "depth": 1.0}, (1.0, 0.1))
     row = study._storage.get_trial(study.ask()._trial_id)
     return {d.name: sampler.sample_independent(study, row, d.name, FloatDistribution(0, 1)) for d in SPACE}
 
 
-def test_parent_is_the_cheapest_near_the_lowest_rate_and_feasible() -> None:
-    """Control: without the feasibility rule the broken trial, cheaper and lower, would be taken."""
-    trials = [trial(0.5, 0.001), trial(0.02, 0.004), trial(0.05, 0.002), trial(0.0, 0.0001, broken=0.1)]
-    assert best_within(trials, 0.0) is trials[1]
-    assert best_within(trials, 0.05) is trials[2]
-    assert best_within(trials[3:], 0.1) is None
+def test_parent_is_feasible_and_the_best_of_the_drawn_balance() -> None:
+    """Control: without the feasibility rule the broken trial, cheaper and lower, would be taken at every angle."""
+    trials = [trial(0.9, 0.001), trial(0.02, 0.04), trial(0.15, 0.008), trial(0.0, 0.0001, broken=0.1)]
+    chosen = [best_at(trials, angle, (1.0, 0.1)) for angle in (0.0, math.pi / 4, math.pi / 2)]
+    assert chosen == [trials[1], trials[2], trials[0]]
+    assert best_at(trials[3:], 0.1, (1.0, 0.1)) is None
+    beyond = [trial(0.5, 0.4), trial(0.3, 0.5), trial(1.0, 0.01)]
+    assert best_at(beyond, 0.3, (1.0, 0.1)) is beyond[1], "nobody beats the reference: the lowest rate"
+
+
+def test_the_mean_squared_reach_is_the_hypervolume() -> None:
+    """What makes the rule more than a taste: its mean over the angles is the area under the front.
+
+    Closed form (Zhang and Golovin 2020, two objectives): area = pi/4 * mean of reach^2. Control: without the best
+    trial it is another area.
+    """
+    values = [(0.02, 0.04), (0.15, 0.008), (0.6, 0.001), (0.5, 0.05)]
+    trials = [trial(rate, cost) for rate, cost in values]
+    angles = (np.arange(20_000) + 0.5) / 20_000 * math.pi / 2
+    for taken in (trials, trials[1:]):
+        squares = []
+        for angle in angles:
+            best = best_at(taken, float(angle), (1.0, 0.1))
+            assert best is not None and best.values is not None
+            gains = ((1.0 - best.values[0]) / math.cos(angle), (1 - best.values[1] / 0.1) / math.sin(angle))
+            squares.append(min(gains) ** 2)
+        points = [(row.values[1] / 0.1, row.values[0]) for row in taken if row.values is not None]
+        assert math.pi / 4 * float(np.mean(squares)) == pytest.approx(hypervolume(points), rel=1e-3)
 
 
 def test_variations_stay_in_range_and_near_the_parent() -> None:

@@ -37,11 +37,11 @@ def test_r_sea_05_space_is_valid_for_every_depth(layers: int) -> None:
     last = layers - 1
     assert by_name["attn.o_proj.min_weight_distance"].high == max(1.0, 0.6 * last)
     assert by_name["direction_index"].low == pytest.approx(0.4 * last)
-    assert by_name["direction_index"].high == pytest.approx(0.9 * last)
+    assert by_name["direction_index"].high == pytest.approx(last)
     for index in range(64):
         for name, value in parameters_at(space, 1, index).items():
             if name.endswith("position") and value is not None:
-                assert isinstance(value, float) and 0.6 * last - 1e-9 <= value <= last
+                assert isinstance(value, float) and 0.4 * last - 1e-9 <= value <= last
             if name.endswith("distance") and value is not None:
                 assert isinstance(value, float) and value >= 1.0
     assert (0.6 * last < 1.0) == (layers < 3)

@@ -22,6 +22,7 @@ from heretic.scorers import ReplyScorer, build_scorer
 LATE_SHARE = 0.02
 PREFIX_PROMPTS = 12
 PREFIX_TOKENS = 24
+FIRST_TOKENS = 2
 GUARD_MARGIN = 0.05
 THOUGHT_PROMPTS = 3
 THOUGHT_TOKENS = 8
@@ -136,8 +137,12 @@ def detect_response_prefix(run: Run) -> str:
     half = PREFIX_PROMPTS // 2
     prompts = [*bundle.bad_evaluation.prompts[:half], *bundle.good_evaluation.prompts[:half]]
     evaluator = make_evaluator(run, prompts, prompts[:1], early_exit=False)
-    replies = evaluator.generate(evaluator.bad, PREFIX_TOKENS)
-    shared = common_start([reply.tokens for reply in replies])
+    shared: tuple[int, ...] = ()
+    for limit in (FIRST_TOKENS, PREFIX_TOKENS):  # most models share nothing, which the first token shows
+        replies = evaluator.generate(evaluator.bad, limit)
+        shared = common_start([reply.tokens for reply in replies])
+        if not shared:
+            break
     prefix = str(model.encoder.tokenizer.decode(list(shared), skip_special_tokens=False)) if shared else ""
     marker = split_thought(prefix).marker if prefix else None
     if marker is not None and not model.encoder.thinking:

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from heretic.architectures.site import Architecture
 from heretic.config import SearchSpace, public_settings, settings_for_fingerprint
 from heretic.constants import ALGORITHM_VERSION
+from heretic.evaluator import Outcome
+from heretic.evaluator.copies import copied, processes_for
 from heretic.exceptions import UnknownSettingError
 from heretic.export.digest import weight_digest
 from heretic.phases.state import Run
-from heretic.phases.throughput import trials_per_pass
+from heretic.phases.throughput import trials_per_batch
 from heretic.phases.trial_scores import Rivals, kl_objective, scores
 from heretic.phases.workers import LocalWorkers, shared_threads, worker_count
 from heretic.study.records import plain
@@ -172,18 +175,21 @@ def _terms(run: Run, n_trials: int) -> Terms:
 FRONT_KL = 0.1
 """KL at which the measured area under the front ends: more is lost than an edit should cost."""
 
-FLAT, MIDDLE = (0.7, 0.6), (0.6, 0.38)
-"""Relative position and half-width of even tents: nearly the whole depth, and without the first layers and the last."""
+WIDE, MIDDLE = (0.5, 0.6), (0.6, 0.38)
+"""Relative position and half-width of even tents: the whole depth but its ends, and without the first blocks too."""
 
 ANCHORS = (
-    ("global", 0.8, 1.0, FLAT),
-    ("per_layer", None, 1.5, FLAT),
-    ("global", 0.65, 1.5, FLAT),
-    ("per_layer", None, 1.0, FLAT),
-    ("global", 0.8, 1.5, MIDDLE),
-    ("per_layer", None, 1.5, MIDDLE),
+    ("global", 0.9, 1.0, WIDE),
+    ("global", 0.9, 1.5, WIDE),
+    ("global", 0.95, 1.0, MIDDLE),
+    ("global", 0.95, 1.25, MIDDLE),
+    ("global", 0.8, 1.25, WIDE),
+    ("global", 0.65, 1.25, WIDE),
+    ("per_layer", None, 1.25, WIDE),
+    ("global", 0.8, 1.0, MIDDLE),
 )
-"""(scope, relative index, peak, tent): even removal, from gentle to strong (docs/log.md, anchors)."""
+"""(scope, relative index, peak, tent): even removal of directions from all over the upper half, at strengths around 1
+(docs/decisions/0013-wider-space-and-anchors.md)."""
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
@@ -228,23 +234,24 @@ def run_optimization(
             others.complete = outcome.reason == "finished"
         return outcome
     deadline = None if settings.time_budget is None else run.started + settings.time_budget
-    return run_study(
-        study,
-        trial_evaluation(run),
-        space=search_space(run),
-        seed=settings.seed,
-        n_trials=total,
-        batch_size=trials_per_pass(run),
-        sampler=settings.sampler,
-        n_startup_trials=startup_trials(run),
-        warm_start=enqueue_warm_start_trials(run),
-        deadline=deadline,
-        stop=lambda: bool(run.stop),
-        on_progress=on_progress,
-        max_trial_retries=settings.max_trial_retries,
-        reference=front_reference(run),
-        stop_on_stall=settings.stop_on_stall,
-    )
+    with trial_evaluation(run) as (evaluate, batch_size):
+        return run_study(
+            study,
+            evaluate,
+            space=search_space(run),
+            seed=settings.seed,
+            n_trials=total,
+            batch_size=batch_size,
+            sampler=settings.sampler,
+            n_startup_trials=startup_trials(run),
+            warm_start=enqueue_warm_start_trials(run),
+            deadline=deadline,
+            stop=lambda: bool(run.stop),
+            on_progress=on_progress,
+            max_trial_retries=settings.max_trial_retries,
+            reference=front_reference(run),
+            stop_on_stall=settings.stop_on_stall,
+        )
 
 
 def search_together(
@@ -257,30 +264,41 @@ def search_together(
 ) -> StudyOutcome:
     """This process's part in the search of a shared study (requirements R-SEA-15)."""
     settings = run.settings
-    return search_shared(
-        study,
-        trial_evaluation(run),
-        space=search_space(run),
-        seed=settings.seed,
-        batch_size=trials_per_pass(run),
-        sampler=settings.sampler,
-        n_startup_trials=startup_trials(run),
-        warm_start=enqueue_warm_start_trials(run),
-        deadline=None if settings.time_budget is None else run.started + settings.time_budget,
-        stop=stop,
-        on_progress=on_progress,
-        on_told=on_told,
-        reference=front_reference(run),
-        stop_on_stall=settings.stop_on_stall,
-    )
+    with trial_evaluation(run) as (evaluate, batch_size):
+        return search_shared(
+            study,
+            evaluate,
+            space=search_space(run),
+            seed=settings.seed,
+            batch_size=batch_size,
+            sampler=settings.sampler,
+            n_startup_trials=startup_trials(run),
+            warm_start=enqueue_warm_start_trials(run),
+            deadline=None if settings.time_budget is None else run.started + settings.time_budget,
+            stop=stop,
+            on_progress=on_progress,
+            on_told=on_told,
+            reference=front_reference(run),
+            stop_on_stall=settings.stop_on_stall,
+        )
 
 
-def trial_evaluation(
-    run: Run,
-) -> Callable[[Sequence[Proposal], Sequence[FinishedTrial]], list[Scores | TrialFailure]]:
-    """The function the study calls: parameters -> plans -> one engine pass -> scores."""
-    evaluator, baseline = run.evaluator, run.baseline
-    assert evaluator is not None and baseline is not None
+Evaluate = Callable[[Sequence[Proposal], Sequence[FinishedTrial]], list[Scores | TrialFailure]]
+
+
+@contextmanager
+def trial_evaluation(run: Run) -> Iterator[tuple[Evaluate, int]]:
+    """The function the study calls (parameters -> plans -> passes of the engine -> scores), and trials per batch."""
+    assert run.evaluator is not None
+    batch_size = trials_per_batch(run)
+    with copied(run.evaluator, processes_for(run.evaluator.model.device, batch_size)) as copies:
+        yield scored_with(run, copies.score), batch_size
+
+
+def scored_with(run: Run, score: Callable[..., list[Outcome]]) -> Evaluate:
+    """Parameters -> plans -> `score`, which is `Evaluator.score` or does the same -> scores."""
+    baseline = run.baseline
+    assert baseline is not None
     settings, total = run.settings, baseline.outcome.n
 
     def evaluate(
@@ -290,7 +308,7 @@ def trial_evaluation(
         assert run.model is not None
         rivals = Rivals.of(finished, total)
         stops = settings.early_stop_trials
-        outcomes = evaluator.score(
+        outcomes = score(
             [plan.edits(run.model.gain) for plan in plans],
             rivals.can_win if stops else None,
             rivals.hopeless if stops and settings.racing else None,

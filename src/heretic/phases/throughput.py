@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many trials share a pass: as many as measured throughput gains from and free memory holds (algorithms 6.2)."""
+"""How many trials are measured at a time: as many as throughput gains from and free memory holds (algorithms 6.2)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from heretic.decoding.lower import entry_bytes
+from heretic.evaluator.copies import computing_threads, processes_for
 from heretic.exceptions import ConfigurationError
 from heretic.interventions.hooks import Rows
 from heretic.phases.loading import device_memory
@@ -19,12 +20,15 @@ from heretic.phases.state import Run
 
 logger = logging.getLogger("heretic.phases")
 
-MOST_TRIALS: Final = {"cpu": 8, "cuda": 16}
+MOST_TRIALS: Final = 16
+MOST_PER_PASS: Final = {"cpu": 4, "cuda": 16}
 LEAST_GAIN: Final = 1.10
 """Doubling the trials of a pass has to gain a tenth: the more are asked at once, the less each knows of the others."""
 
 MEMORY_SHARE: Final = 0.5
 MEASURED_STEPS: Final = 3
+MEASURED_TOKENS: Final = 8
+"""Tokens of the prompts whose steps are timed: what is read before a step costs it little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,13 @@ class StepTime:
     fixed: float
     per_row: float
 
+    def seconds(self, rows: int) -> float:
+        """A step of so many rows."""
+        return self.fixed + self.per_row * rows
+
     def gain(self, rows: int, trials: int) -> float:
         """Throughput of steps with `trials` trials of `rows` rows each, over one trial at a time."""
-        return trials * (self.fixed + self.per_row * rows) / (self.fixed + self.per_row * rows * trials)
+        return trials * self.seconds(rows) / self.seconds(rows * trials)
 
 
 def require_fitting(run: Run) -> None:
@@ -50,8 +58,9 @@ def require_fitting(run: Run) -> None:
         )
 
 
-def trials_per_pass(run: Run) -> int:
-    """The setting, or what the study was begun with, else what measured throughput gains from."""
+def trials_per_batch(run: Run) -> int:
+    """The setting, or what the study was begun with, else what measured throughput gains from: so many in a pass of
+    each process (`heretic.evaluator.copies`)."""
     if run.settings.trials_per_batch:
         return run.settings.trials_per_batch
     limit = memory_limit(run)
@@ -59,19 +68,21 @@ def trials_per_pass(run: Run) -> int:
     if isinstance(stored, int):
         return stored
     assert run.model is not None and run.evaluator is not None
-    most = MOST_TRIALS.get(run.model.device.type, MOST_TRIALS["cuda"])
-    if limit is not None:
-        most = max(1, min(most, limit))
-    if most == 1:
-        return 1
-    rows = _rows_per_trial(run)
-    timed = measured_step(run, rows)
-    chosen = best_number(timed, rows, most)
+    device, rows = run.model.device, _rows_per_trial(run)
+    most = MOST_TRIALS if limit is None else max(1, min(MOST_TRIALS, limit))
+    processes = processes_for(device, most)
+    most_per_pass = min(most // processes, MOST_PER_PASS.get(device.type, MOST_PER_PASS["cuda"]))
+    if most_per_pass == 1:
+        return processes
+    with computing_threads(1 if processes > 1 else torch.get_num_threads()):
+        timed = measured_step(run, rows)
+    chosen = best_number(timed, rows, most_per_pass)
     run.console.detail(
-        f"{chosen} trials share a pass: a step of {rows} rows takes {timed.fixed + timed.per_row * rows:.4f} s, of "
-        f"{chosen * rows} rows {timed.fixed + timed.per_row * rows * chosen:.4f} s; gain {timed.gain(rows, chosen):.2f}"
+        f"{processes} processes, {chosen} trials in a pass of each: a step of {rows} rows takes "
+        f"{timed.seconds(rows):.4f} s, of {chosen * rows} rows {timed.seconds(chosen * rows):.4f} s; "
+        f"gain {timed.gain(rows, chosen):.2f}"
     )
-    return chosen
+    return processes * chosen
 
 
 def best_number(timed: StepTime, rows: int, most: int) -> int:
@@ -95,8 +106,8 @@ def fitted(rows: Sequence[int], seconds: Sequence[float]) -> StepTime:
 
 
 def measured_step(run: Run, rows: int) -> StepTime:
-    """Time steps of the unedited model at a quarter of a trial's rows, at one trial's and at two trials'."""
-    sizes = sorted({max(1, rows // 4), rows, 2 * rows})
+    """Time steps of the unedited model at a quarter of a trial's rows and at one trial's."""
+    sizes = sorted({max(1, rows // 4), rows})
     return fitted(sizes, [_step_seconds(run, size) for size in sizes])
 
 
@@ -106,7 +117,8 @@ def _step_seconds(run: Run, rows: int) -> float:
     assert model is not None and engine is not None and evaluator is not None
     count = min(rows, len(evaluator.bad))
     times = max(1, rows // count)
-    prompts = engine.prepare(evaluator.bad[:count], reply=MEASURED_STEPS + 2)
+    heads = [sequence[:MEASURED_TOKENS] for sequence in evaluator.bad[:count]]
+    prompts = engine.prepare(heads, reply=MEASURED_STEPS + 2, reuse=False)
     base = Rows(torch.zeros(count * times, dtype=torch.int64, device=model.device))
     decoding = engine.start(prompts, rows=base)
     found: list[float] = []

@@ -32,8 +32,10 @@ class Asker:
         sampler: str,
         n_startup_trials: int,
         warm_start: Sequence[Mapping[str, Value]],
+        reference: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         self._space = space
+        self._reference = reference
         self._seed = seed
         self._sampler = SAMPLERS[sampler]
         self._n_startup_trials = n_startup_trials
@@ -60,7 +62,7 @@ class Asker:
 
         Its attribute `proposal` holds index and parameters, clamped and with None for inactive ones.
         """
-        request = Request(self._space, self._seed, index, self._n_startup_trials, complete)
+        request = Request(self._space, self._seed, index, self._n_startup_trials, complete, self._reference)
         if index < len(self._warm_start):
             self._study.sampler = startup_sampler(request, self._warm_start[index])
         else:

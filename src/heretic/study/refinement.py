@@ -2,12 +2,14 @@
 """Local refinement: part of the trials vary the best edit found so far instead of exploring (docs/log.md).
 
 A search of 40 trials in nine dimensions has no time to learn a model of the whole space; what decides its result is how
-well it polishes the few good points. The parent is the cheapest feasible trial within a small distance of the lowest
-rate; the distance is drawn anew each time, so that the whole low end of the front is refined.
+well it polishes the few good points. The parent is the best for a balance of both objectives that is drawn anew each
+time, so that the whole front is refined, most where it is worth most (Zhang and Golovin 2020, arXiv:2006.04655: random
+hypervolume scalarisations).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -18,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from heretic.study.points import PointSampler
 from heretic.study.types import Dimension, Value
 
-SLACKS: Final = (0.0, 0.02, 0.05, 0.1)
-"""How far above the lowest objective rate a parent may lie."""
+WIDEST_ANGLE: Final = math.pi / 2
+"""Balances are drawn between 0, where only the rate counts, and this angle; at a right angle only the KL would."""
 
 WIDTHS: Final = (0.1, 0.2, 0.4)
 """Standard deviation of a step as a share of a dimension's range."""
@@ -41,10 +43,20 @@ NEEDED: Final = 8
 
 
 class LocalSampler(PointSampler):
-    """A variation of a good trial; `fallback` gives the dimensions that the parent did not have."""
+    """A variation of a good trial; `fallback` gives the dimensions that the parent did not have.
 
-    def __init__(self, space: Sequence[Dimension], seed: int, fallback: Mapping[str, Value]) -> None:
+    reference: the objectives (rate, KL) at which a trial is worth nothing.
+    """
+
+    def __init__(
+        self,
+        space: Sequence[Dimension],
+        seed: int,
+        fallback: Mapping[str, Value],
+        reference: tuple[float, float],
+    ) -> None:
         super().__init__(fallback)
+        self._reference = reference
         self._space = {dimension.name: dimension for dimension in space}
         self._random = np.random.default_rng(seed)
         self._drawn: dict[str, Value] | None = None
@@ -56,9 +68,9 @@ class LocalSampler(PointSampler):
         return self._drawn
 
     def _varied(self, trials: Sequence[FrozenTrial]) -> dict[str, Value]:
-        slack = float(self._random.choice(SLACKS))
+        angle = float(self._random.uniform(0.0, WIDEST_ANGLE))
         width = float(self._random.choice(WIDTHS))
-        parent = best_within(trials, slack)
+        parent = best_at(trials, angle, self._reference)
         if parent is None:
             return dict(self._values)
         point = {**self._values, **parent.params}
@@ -98,14 +110,23 @@ def reflected(value: float, low: float, high: float) -> float:
     return min(high, low + (offset if offset <= span else 2 * span - offset))
 
 
-def best_within(trials: Sequence[FrozenTrial], slack: float) -> FrozenTrial | None:
-    """The cheapest feasible trial whose rate is at most `slack` above the lowest; None without a feasible trial."""
+def best_at(
+    trials: Sequence[FrozenTrial], angle: float, reference: tuple[float, float]
+) -> FrozenTrial | None:
+    """The feasible trial that reaches furthest from the reference point in the direction of `angle` (radians).
+
+    Gains over the reference are counted as shares of it. The mean over all angles of the squared reach is, up to a
+    constant, the hypervolume of the front. Without a trial better than the reference in both: the lowest rate, then KL.
+    """
     feasible = [trial for trial in trials if trial.values is not None and _feasible(trial)]
-    if not feasible:
-        return None
-    lowest = min(trial.values[0] for trial in feasible)
-    near = [trial for trial in feasible if trial.values[0] <= lowest + slack]
-    return min(near, key=lambda trial: (trial.values[1], trial.values[0], trial.number))
+    toward = (max(math.cos(angle), 1e-9), max(math.sin(angle), 1e-9))
+
+    def reach(trial: FrozenTrial) -> float:
+        values = [float(value) for value in trial.values]
+        gains = [(worst - value) / max(worst, 1e-12) for value, worst in zip(values, reference, strict=True)]
+        return min(max(0.0, gain) / share for gain, share in zip(gains, toward, strict=True))
+
+    return min(feasible, key=lambda trial: (-reach(trial), *trial.values, trial.number), default=None)
 
 
 def _feasible(trial: FrozenTrial) -> bool:

@@ -91,7 +91,7 @@ def run_study(
     stored ones, and storage errors after waiting up to `patience_s`; every result so far is kept.
     """
     limit = max(20, n_trials) if max_failed is None else max_failed
-    search = Search(tuple(space), seed, sampler, n_startup_trials)
+    search = Search(tuple(space), seed, sampler, n_startup_trials, reference)
     runner = _Runner(study, evaluate, search, n_trials, max_trial_retries, on_told, patience_s)
     runner.prepare(batch_size, warm_start)
     meter = Meter(n_trials, reference, kl_limit, clock, already=len(runner.finished))
@@ -116,12 +116,13 @@ def run_study(
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What decides the sequence of points."""
+    """What decides the sequence of points; `reference` follows from what the fingerprint covers and is not stored."""
 
     space: tuple[Dimension, ...]
     seed: int
     sampler: str
     n_startup_trials: int
+    reference: tuple[float, float]
 
     def described(self) -> dict[str, Json]:
         """As stored with the study."""
@@ -157,6 +158,7 @@ def asker_for(study: Study, search: Search, warm_start: Sequence[Mapping[str, Va
         n_startup_trials=search.n_startup_trials,
         # Trial k keeps the warm start it was given first, even if the profile has changed since.
         warm_start=stored["warm_start"],
+        reference=search.reference,
     )
 
 

@@ -40,13 +40,17 @@ GP_DIMENSIONS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a sampler may depend on. complete: number of COMPLETE trials in the study."""
+    """What a sampler may depend on.
+
+    complete: number of COMPLETE trials in the study. reference: the objectives at which a trial is worth nothing.
+    """
 
     space: tuple[Dimension, ...]
     seed: int
     index: int
     n_startup_trials: int
     complete: int
+    reference: tuple[float, float] = (1.0, 1.0)
 
     @property
     def is_refinement(self) -> bool:
@@ -83,7 +87,8 @@ def startup_sampler(request: Request, given: Mapping[str, Value] | None = None) 
 def refining_sampler(request: Request) -> LocalSampler:
     """A variation of one of the best trials."""
     seed = seed_of(request.seed, request.index, REFINEMENT_STREAM)
-    return LocalSampler(request.space, seed, sobol_point(request.space, request.seed, request.index))
+    fallback = sobol_point(request.space, request.seed, request.index)
+    return LocalSampler(request.space, seed, fallback, request.reference)
 
 
 @SAMPLERS.register("tpe")

@@ -83,7 +83,7 @@ def search_shared(
     worker = _Worker(
         study=study,
         claims=claims_of(study, new_owner(), patience_s=patience_s),
-        asker=asker_for(study, Search(tuple(space), seed, sampler, n_startup_trials), warm_start),
+        asker=asker_for(study, Search(tuple(space), seed, sampler, n_startup_trials, reference), warm_start),
         watch=Watch(terms.lease_seconds, clock),
         evaluate=evaluate,
         space=tuple(space),
