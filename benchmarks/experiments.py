@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,26 +87,38 @@ class Variant:
     sampler: str = "tpe"
     startup: int = 30
     together: int = 2
-    anchors: tuple[tuple[str, float | None, float, tuple[float, float]], ...] = FLATS
+    anchors: Sequence[optimization.Anchor] = FLATS
     refine_every: int = 2
     refine_startup: int | None = None
     folded: bool = False
     angle: float = refinement.WIDEST_ANGLE
+    crossed: float = 0.0
+    changed: float = 0.5
     widths: tuple[float, ...] = (0.04, 0.1, 0.2)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(NARROW))
 
 
+PROGRAM = Variant(
+    startup=int(SearchSettings.model_fields["n_startup_trials"].default),
+    anchors=optimization.ANCHORS,
+    refine_every=refinement.REFINE_EVERY,
+    refine_startup=refinement.STARTUP_EVERY,
+    angle=refinement.WIDEST_ANGLE,
+    crossed=refinement.CROSSED,
+    changed=refinement.CHANGED,
+    widths=refinement.WIDTHS,
+    ranges={},
+)
+EIGHT = replace(PROGRAM, together=8)
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant(),
-    "program": Variant(
-        startup=int(SearchSettings.model_fields["n_startup_trials"].default),
-        anchors=optimization.ANCHORS,
-        refine_every=refinement.REFINE_EVERY,
-        refine_startup=refinement.STARTUP_EVERY,
-        angle=refinement.WIDEST_ANGLE,
-        widths=refinement.WIDTHS,
-        ranges={},
-    ),
+    "program": PROGRAM,
+    "eight": EIGHT,
+    "eight-uncrossed": replace(EIGHT, crossed=0.0),
+    "eight-changed-less": replace(EIGHT, changed=0.3),
+    "eight-small": replace(EIGHT, widths=(0.05, 0.1, 0.2)),
+    "eight-old-anchors-and-space": replace(EIGHT, anchors=MORE, ranges=NARROW),
     "gp": Variant(sampler="gp"),
     "random": Variant(sampler="random"),
     "qmc": Variant(sampler="qmc"),
@@ -141,12 +153,8 @@ VARIANTS: dict[str, Variant] = {
     "old-anchors-and-space": Variant(anchors=MORE, refine_startup=1, widths=LARGE),
     "old-anchors": Variant(anchors=MORE, refine_startup=1, widths=LARGE, ranges={}),
     "old-space": Variant(anchors=optimization.ANCHORS, refine_startup=1, widths=LARGE),
-    "angle-60": Variant(
-        anchors=optimization.ANCHORS, refine_startup=1, widths=LARGE, angle=math.pi / 3, ranges={}
-    ),
-    "widths-small": Variant(
-        anchors=optimization.ANCHORS, refine_startup=1, widths=(0.05, 0.1, 0.2, 0.4), ranges={}
-    ),
+    "angle-60": replace(PROGRAM, angle=math.pi / 3),
+    "widths-small": replace(PROGRAM, widths=(0.05, 0.1, 0.2, 0.4)),
 }
 
 
@@ -184,6 +192,7 @@ def as_variant(variant: Variant) -> Iterator[None]:
     startup = variant.refine_every if variant.refine_startup is None else variant.refine_startup
     spaces[0].update(REFINE_EVERY=variant.refine_every, STARTUP_EVERY=startup)
     spaces[1].update(WIDEST_ANGLE=variant.angle, WIDTHS=variant.widths)
+    spaces[1].update(CROSSED=variant.crossed, CHANGED=variant.changed)
     spaces[2]["ANCHORS"] = variant.anchors
     if variant.folded:
         spaces[1]["clipped"] = refinement.reflected

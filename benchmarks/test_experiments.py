@@ -50,7 +50,8 @@ def test_the_table_pairs_by_model_and_seed(tmp_path: Path) -> None:
 def constants() -> tuple[object, ...]:
     """What variants change."""
     every = (vars(sampler)["REFINE_EVERY"], vars(sampler)["STARTUP_EVERY"])
-    return every, refinement.WIDTHS, refinement.WIDEST_ANGLE, refinement.clipped, optimization.ANCHORS
+    steps = (refinement.WIDTHS, refinement.WIDEST_ANGLE, refinement.CROSSED, refinement.CHANGED)
+    return every, steps, refinement.clipped, optimization.ANCHORS
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
@@ -58,22 +59,22 @@ def test_a_variant_leaves_the_program_as_it_was(name: str) -> None:
     """Control: inside, the constants are the variant's."""
     before, variant = constants(), VARIANTS[name]
     with as_variant(variant):
-        steps = refinement.reflected if variant.folded else before[3]
+        clipped = refinement.reflected if variant.folded else before[2]
         startup = variant.refine_every if variant.refine_startup is None else variant.refine_startup
-        wanted = ((variant.refine_every, startup), variant.widths, variant.angle, steps, variant.anchors)
-        assert constants() == wanted
+        steps = (variant.widths, variant.angle, variant.crossed, variant.changed)
+        assert constants() == ((variant.refine_every, startup), steps, clipped, variant.anchors)
     assert constants() == before
 
 
 def test_program_is_the_program() -> None:
     """The variant named so follows the constants; the others are fixed, so that records stay comparable."""
     program = VARIANTS["program"]
-    assert (program.widths, program.angle) == (refinement.WIDTHS, refinement.WIDEST_ANGLE)
+    assert (program.widths, program.crossed) == (refinement.WIDTHS, refinement.CROSSED)
     assert program.anchors == optimization.ANCHORS
     assert VARIANTS["base"] == Variant() and Variant().widths == (0.04, 0.1, 0.2)
 
 
 def test_models_have_their_folders() -> None:
     assert folder_of("demo") == model_path() and folder_of("olmo").name == "olmo"
-    with pytest.raises(KeyError, match="demo, llama, olmo"):
+    with pytest.raises(KeyError, match="demo, llama, olmo, phi"):
         folder_of("gpt")

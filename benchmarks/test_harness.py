@@ -213,7 +213,30 @@ def test_inherited_settings_do_not_reach_a_measured_process(monkeypatch: pytest.
     )
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
+FORKED = """
+import os, time
+held = bytearray(80 * 2**20)
+held[::4096] = bytes(len(held) // 4096)
+children = [os.fork() for _ in range(1)]
+if children[0] == 0:
+    time.sleep(30)
+own = bytearray(20 * 2**20)
+own[::4096] = bytes(len(own) // 4096)
+time.sleep(1.5)
+os.kill(children[0], 9)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs /proc")
+def test_pages_of_a_forked_copy_count_once() -> None:
+    """Control: the sum of resident sizes would count them twice."""
+    with subprocess.Popen([sys.executable, "-c", FORKED]) as process, PeakMemory(process.pid) as watch:
+        process.wait()
+    assert watch.peak_bytes is not None
+    assert 100 * 2**20 < watch.peak_bytes < 150 * 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs /proc")
 def test_peak_memory_sees_a_child_of_the_child() -> None:
     grandchild = "import time; block = bytearray(80_000_000); time.sleep(1.2)"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"

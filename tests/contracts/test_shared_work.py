@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
 from heretic.decoding import Engine, FastEngine, ReferenceEngine, Reply, choose_engine
+from heretic.decoding.buffer import BufferedLayer
 from heretic.decoding.fast import FULL, FastDecoding
-from heretic.decoding.prompts import Prompts
+from heretic.decoding.prompts import Prompts, Slice
+from heretic.decoding.steps import Pace, Steps
 from heretic.exceptions import AbliterationError
 from heretic.interventions.hooks import Edits, Rows, applied
 from heretic.interventions.probe import edited_weights
@@ -44,6 +47,28 @@ SHARING = tuple(name for name in PICO_FAMILIES if name not in OTHER_CACHE)
 LIMIT = 10
 KEEP = 4
 BUDGET = 2**24
+
+
+@pytest.fixture(autouse=True)
+def nothing_unwritten_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New room in the buffers holds NaN, not what happens to lie in memory: one read would reach every logit."""
+    made, grown = BufferedLayer.lazy_initialization, BufferedLayer.select
+
+    def make(layer: BufferedLayer, keys: torch.Tensor, values: torch.Tensor) -> None:
+        made(layer, keys, values)
+        poison(layer, layer.window.gap)
+
+    def grow(layer: BufferedLayer, rows: torch.Tensor, columns: int, capacity: int) -> None:
+        grown(layer, rows, columns, capacity)
+        poison(layer, columns)
+
+    def poison(layer: BufferedLayer, first: int) -> None:
+        for buffer in (layer._keys, layer._values):
+            if buffer is not None:
+                buffer[:, :, first:] = torch.nan
+
+    monkeypatch.setattr(BufferedLayer, "lazy_initialization", make)
+    monkeypatch.setattr(BufferedLayer, "select", grow)
 
 
 @cache
@@ -120,6 +145,38 @@ def counted(model: Model) -> Iterator[list[tuple[int, int]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.mark.parametrize("name", SHARING[::6])
+def test_drafts_of_different_lengths_are_fed_in_runs_and_change_no_token(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that costs nothing by itself: every length of draft gets a pass of its own, over trials and columns that
+    the other passes of the step leave alone. Control: such steps do occur."""
+    model, reference = model_of(name), ReferenceEngine(model_of(name))
+    engine = FastEngine(model, reuse_bytes=BUDGET)
+    trials = trials_of(model)
+    prompts = engine.prepare(sequences(), reply=LIMIT, reuse=True)
+    base(engine, prompts)
+    wanted = [reply.tokens for reply in decoded(model, reference, reference.prepare(sequences()), trials)]
+    engine.pace = replace(engine.pace, overhead_tokens=0, row_tokens=0.0)
+    steps: list[set[int]] = []
+    found, runs = Steps.offered, FastDecoding._runs
+
+    def uneven(self: Steps, slots: Sequence[int], limit: int) -> list[tuple[int, ...]]:
+        return [draft[: row % 4] for row, draft in zip(slots, found(self, slots, limit), strict=True)]
+
+    def watched(self: FastDecoding, widths: Sequence[int]) -> list[Slice]:
+        made = runs(self, widths)
+        steps.append({run.width for run in made})
+        return made
+
+    monkeypatch.setattr(Steps, "offered", uneven)
+    monkeypatch.setattr(Pace, "draft_length", lambda pace, rows, trust: 8)
+    monkeypatch.setattr(FastDecoding, "_runs", watched)
+    for _ in range(2):
+        assert [reply.tokens for reply in decoded(model, engine, prompts, trials)] == wanted
+    assert max(len(widths) for widths in steps) >= 3
 
 
 @pytest.mark.parametrize("name", SHARING)

@@ -90,7 +90,9 @@ class BatchSettings(Group):
     kl_divergence_tokens: Positive = setting(5, "teacher-forced positions in the KL")
     kl_divergence_scale: PositiveFloat = setting(1.0, "divisor of the KL in the objective only")
     trials_per_batch: Count = setting(
-        0, "trials sharing a forward pass; 0 = by measured throughput and free memory", score=False
+        0,
+        "trials measured at a time, in one pass or on several cores; 0 = by measured throughput and free memory",
+        score=False,
     )
     engine: Literal["auto", "fast", "reference"] = setting("auto", "decode loop", score=False)
     early_exit: bool = setting(True, "rows leave when decided", score=False)

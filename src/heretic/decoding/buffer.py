@@ -98,8 +98,12 @@ class BufferedLayer(DynamicLayer):
             return
         for name in ("_keys", "_values"):
             old = getattr(self, name)
-            new = old.new_empty((len(rows), old.shape[1], capacity, old.shape[3]))
-            new[:, :, :columns] = old[rows.to(old.device), :, :columns]
+            index = rows.to(old.device)
+            if capacity == old.shape[2]:
+                new = old.index_select(0, index)  # unused columns too: one copy in place of two
+            else:
+                new = old.new_empty((len(rows), old.shape[1], capacity, old.shape[3]))
+                new[:, :, :columns] = old[index, :, :columns]
             setattr(self, name, new)
         self.keys = self.values = None
 

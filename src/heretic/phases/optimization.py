@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 from heretic.architectures.site import Architecture
 from heretic.config import SearchSpace, public_settings, settings_for_fingerprint
@@ -175,10 +176,13 @@ def _terms(run: Run, n_trials: int) -> Terms:
 FRONT_KL = 0.1
 """KL at which the measured area under the front ends: more is lost than an edit should cost."""
 
+Anchor = tuple[str, float | None, float, tuple[float, float]]
+"""Scope, relative index, peak, tent."""
+
 WIDE, MIDDLE = (0.5, 0.6), (0.6, 0.38)
 """Relative position and half-width of even tents: the whole depth but its ends, and without the first blocks too."""
 
-ANCHORS = (
+ANCHORS: Final[tuple[Anchor, ...]] = (
     ("global", 0.9, 1.0, WIDE),
     ("global", 0.9, 1.5, WIDE),
     ("global", 0.95, 1.0, MIDDLE),
@@ -188,20 +192,22 @@ ANCHORS = (
     ("per_layer", None, 1.25, WIDE),
     ("global", 0.8, 1.0, MIDDLE),
 )
-"""(scope, relative index, peak, tent): even removal of directions from all over the upper half, at strengths around 1
+"""Even removal of directions from all over the upper half, at strengths around 1
 (docs/decisions/0013-wider-space-and-anchors.md)."""
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
-    """Points tried first: every component at one strength over the whole depth, before the start-up design.
+    """Points tried first, before the start-up design. Priors of model families join them when they exist."""
+    return anchor_points(run, ANCHORS)
 
-    Priors of model families join them when they exist.
-    """
+
+def anchor_points(run: Run, anchors: Sequence[Anchor]) -> list[dict[str, Value]]:
+    """The parameters of even edits: every component alike, at one strength within the tent."""
     assert run.model is not None
     architecture = run.model.architecture
     last = float(architecture.layers - 1)
     points: list[dict[str, Value]] = []
-    for scope, index, peak, (position, half_width) in ANCHORS:
+    for scope, index, peak, (position, half_width) in anchors:
         point: dict[str, Value] = {
             "direction_scope": scope,
             "direction_index": None if index is None else index * last,
