@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +80,7 @@ class Variant:
     """One way to search. ranges: settings of `[search_space]` that differ. refine_every: 0 = never; refine_startup: the
     same during the start-up, None = as after it.
 
-    folded: steps beyond the edge of a range come back. angle, widths: as in `heretic.study.refinement`.
+    folded: steps beyond the edge of a range come back. changed, widths: as in `heretic.study.refinement`.
     """
 
     sampler: str = "tpe"
@@ -91,8 +90,6 @@ class Variant:
     refine_every: int = 2
     refine_startup: int | None = None
     folded: bool = False
-    angle: float = refinement.WIDEST_ANGLE
-    crossed: float = 0.0
     changed: float = 0.5
     widths: tuple[float, ...] = (0.04, 0.1, 0.2)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(NARROW))
@@ -103,8 +100,6 @@ PROGRAM = Variant(
     anchors=optimization.ANCHORS,
     refine_every=refinement.REFINE_EVERY,
     refine_startup=refinement.STARTUP_EVERY,
-    angle=refinement.WIDEST_ANGLE,
-    crossed=refinement.CROSSED,
     changed=refinement.CHANGED,
     widths=refinement.WIDTHS,
     ranges={},
@@ -115,7 +110,6 @@ VARIANTS: dict[str, Variant] = {
     "base": Variant(),
     "program": PROGRAM,
     "eight": EIGHT,
-    "eight-uncrossed": replace(EIGHT, crossed=0.0),
     "eight-changed-less": replace(EIGHT, changed=0.3),
     "eight-small": replace(EIGHT, widths=(0.05, 0.1, 0.2)),
     "eight-old-anchors-and-space": replace(EIGHT, anchors=MORE, ranges=NARROW),
@@ -153,7 +147,6 @@ VARIANTS: dict[str, Variant] = {
     "old-anchors-and-space": Variant(anchors=MORE, refine_startup=1, widths=LARGE),
     "old-anchors": Variant(anchors=MORE, refine_startup=1, widths=LARGE, ranges={}),
     "old-space": Variant(anchors=optimization.ANCHORS, refine_startup=1, widths=LARGE),
-    "angle-60": replace(PROGRAM, angle=math.pi / 3),
     "widths-small": replace(PROGRAM, widths=(0.05, 0.1, 0.2, 0.4)),
 }
 
@@ -191,8 +184,7 @@ def as_variant(variant: Variant) -> Iterator[None]:
     kept = [dict(space) for space in spaces]
     startup = variant.refine_every if variant.refine_startup is None else variant.refine_startup
     spaces[0].update(REFINE_EVERY=variant.refine_every, STARTUP_EVERY=startup)
-    spaces[1].update(WIDEST_ANGLE=variant.angle, WIDTHS=variant.widths)
-    spaces[1].update(CROSSED=variant.crossed, CHANGED=variant.changed)
+    spaces[1].update(CHANGED=variant.changed, WIDTHS=variant.widths)
     spaces[2]["ANCHORS"] = variant.anchors
     if variant.folded:
         spaces[1]["clipped"] = refinement.reflected

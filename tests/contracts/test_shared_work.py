@@ -156,10 +156,13 @@ def test_drafts_of_different_lengths_are_fed_in_runs_and_change_no_token(
     model, reference = model_of(name), ReferenceEngine(model_of(name))
     engine = FastEngine(model, reuse_bytes=BUDGET)
     trials = trials_of(model)
+    engine.pace = replace(engine.pace, overhead_tokens=0, row_tokens=0.0)
     prompts = engine.prepare(sequences(), reply=LIMIT, reuse=True)
+    assert len(prompts.slices) == 5, (
+        "prompts of different lengths too, which leaves a gap before the shorter ones"
+    )
     base(engine, prompts)
     wanted = [reply.tokens for reply in decoded(model, reference, reference.prepare(sequences()), trials)]
-    engine.pace = replace(engine.pace, overhead_tokens=0, row_tokens=0.0)
     steps: list[set[int]] = []
     found, runs = Steps.offered, FastDecoding._runs
 

@@ -20,17 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from heretic.study.points import PointSampler
 from heretic.study.types import Dimension, Value
 
-WIDEST_ANGLE: Final = math.pi / 2
-"""Balances are drawn between 0, where only the rate counts, and this angle; at a right angle only the KL would."""
-
 WIDTHS: Final = (0.1, 0.2, 0.4)
 """Standard deviation of a step as a share of a dimension's range."""
 
 CHANGED: Final = 0.5
 """Probability that a dimension takes a step."""
-
-CROSSED: Final = 0.5
-"""Probability that a second parent, the best for another balance, gives half of the values."""
 
 FLIPPED: Final = 0.1
 """Probability that a category changes."""
@@ -70,20 +64,13 @@ class LocalSampler(PointSampler):
             self._drawn = self._varied(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         return self._drawn
 
-    def _parent(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        return best_at(trials, float(self._random.uniform(0.0, WIDEST_ANGLE)), self._reference)
-
     def _varied(self, trials: Sequence[FrozenTrial]) -> dict[str, Value]:
+        angle = float(self._random.uniform(0.0, math.pi / 2))
         width = float(self._random.choice(WIDTHS))
-        parent = self._parent(trials)
-        other = self._parent(trials) if self._random.random() < CROSSED else None
+        parent = best_at(trials, angle, self._reference)
         if parent is None:
             return dict(self._values)
         point = {**self._values, **parent.params}
-        if other is not None:
-            halves = self._random.random(len(self._space)) < 0.5
-            names = [name for name, taken in zip(self._space, halves, strict=True) if taken]
-            point.update({name: other.params[name] for name in names if name in other.params})
         free = [
             name
             for name, dimension in self._space.items()
@@ -100,7 +87,7 @@ class LocalSampler(PointSampler):
                     others = [choice for choice in dimension.choices if choice != point[name]]
                     point[name] = others[int(step > 0) % len(others)]
             elif name == always or (name in free and chance < CHANGED):
-                stepped = float(point[name]) + step * width * (dimension.high - dimension.low)
+                stepped = float(parent.params[name]) + step * width * (dimension.high - dimension.low)
                 moved = (reflected if name == always else clipped)(stepped, dimension.low, dimension.high)
                 point[name] = round(moved) if dimension.kind == "int" else moved
         return point
