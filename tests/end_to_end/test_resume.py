@@ -13,6 +13,8 @@ from heretic.study.catalogue import load_finished
 
 from .support import TRIALS, Ended, command, environment, heretic, run_flags
 
+TWO_PROCESSES = {"OMP_NUM_THREADS": "2"}
+
 
 def trials_of(folder: Path) -> list[tuple[int, dict[str, object], tuple[float, float]]]:
     """(index, parameters, objectives) of every finished trial."""
@@ -22,13 +24,16 @@ def trials_of(folder: Path) -> list[tuple[int, dict[str, object], tuple[float, f
 
 @pytest.mark.timeout(280)
 def test_killed_twice_and_resumed_equals_undisturbed(finished: tuple[Path, Ended], tmp_path: Path) -> None:
-    """kill -9 after some trials, twice; same trials, same scores, same choice."""
+    """kill -9 after some trials, twice; same trials, same scores, same choice.
+
+    The undisturbed run measures in one process, the others in two: where a trial is measured makes no difference.
+    """
     (calm, reference), stormy = finished, tmp_path
     assert reference.code == 0, reference.err
     for wanted in (3, 9):
         kill_when(stormy, wanted)
         assert not (stormy / "out").exists()
-    resumed = heretic(*run_flags(stormy, TRIALS), "--json", cwd=stormy)
+    resumed = heretic(*run_flags(stormy, TRIALS), "--json", cwd=stormy, extra=TWO_PROCESSES)
     assert resumed.code == 0, resumed.err
     assert trials_of(stormy) == trials_of(calm)
     assert resumed.document["chosen"]["trial"] == reference.document["chosen"]["trial"]
@@ -41,7 +46,7 @@ def kill_when(folder: Path, trials: int) -> None:
     process = subprocess.Popen(
         command(*run_flags(folder, TRIALS)),
         cwd=folder,
-        env=environment(),
+        env=environment(TWO_PROCESSES),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
