@@ -326,3 +326,24 @@ def test_known_replies_save_steps_and_wrong_ones_cost_no_token(monkeypatch: pyte
         prompts.learn(number, (*reply.tokens[:9], 80, *reply.tokens[10:]))
     assert decoded(model, engine, prompts, trials, 24) == first
     assert prompts.trust < trusted, "control: drafts were tried and found wrong"
+
+
+def test_a_row_ends_at_the_token_that_decided_it_also_inside_a_draft() -> None:
+    """Replies of a trial do not depend on what was drafted. Control: a row was cut in the middle of a draft."""
+    model = model_of("llama")
+    engine, slow = FastEngine(model, reuse_bytes=BUDGET), ReferenceEngine(model)
+    prompts = engine.prepare(sequences(), reply=24, reuse=True)
+    whole = base(engine, prompts, 24)
+    words = [reply.text[: len(reply.text) // 2 + 1] for reply in whole]
+
+    def stop(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        return [text.startswith(words[row]) for row, text in zip(rows, texts, strict=True)]
+
+    found = []
+    for mine, given in ((slow, slow.prepare(sequences())), (engine, prompts)):
+        decoding = mine.start(given, stop=stop)
+        decoding.advance(24)
+        found.append([(reply.tokens, reply.ended) for reply in decoding.replies()])
+    assert found[0] == found[1]
+    lengths = [len(tokens) for tokens, _ in found[1]]
+    assert all(0 < cut < len(reply.tokens) for cut, reply in zip(lengths, whole, strict=True))
