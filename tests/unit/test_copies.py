@@ -63,6 +63,8 @@ class Scorer(MarkerScorer):
         if os.getpid() != self.main:
             if self.in_copies == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.in_copies == "sleep":
+                time.sleep(60)
             if self.in_copies == "raise":
                 raise RuntimeError("not this time")
             if self.in_copies == "say":
@@ -181,19 +183,21 @@ def test_shares_cover_every_trial_once_and_get_smaller(count: int, processes: in
 
 
 ORPHANED = """
-    import os, signal, sys, time
+    import os, signal, sys, threading, time
     sys.path.insert(0, {tests!r})
     import test_copies
-    with test_copies.copied(test_copies.evaluator(), 3) as copies:
-        copies.score(test_copies.trials())
+    with test_copies.copied(test_copies.evaluator({doing!r}), 3) as copies:
         print(*[copy.pid for copy in copies._copies], flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+        threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        copies.score(test_copies.trials())
+        time.sleep(60)
 """
 
 
-def test_copies_of_a_killed_process_are_gone() -> None:
-    """Nobody is left to end them, and they hold the study's lock with their parent."""
-    script = textwrap.dedent(ORPHANED).format(tests=str(Path(__file__).parent))
+@pytest.mark.parametrize("doing", ["", "sleep"])
+def test_copies_of_a_killed_process_are_gone(doing: str) -> None:
+    """Idle or in the middle of a share: nobody else ends them, and they share the study's lock."""
+    script = textwrap.dedent(ORPHANED).format(tests=str(Path(__file__).parent), doing=doing)
     ended = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

@@ -103,6 +103,8 @@ class Copies:
             here, there = Pipe()
             pid = os.fork()
             if pid == 0:
+                for line in (here, *(copy.line for copy in self._copies)):
+                    line.close()  # the parent's ends: else nobody would notice that it is gone
                 _serve(evaluator, self._tickets[0], there)
             there.close()
             self._copies.append(_Copy(pid, here))
