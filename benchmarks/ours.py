@@ -39,6 +39,8 @@ def arguments(conditions: Conditions, seed: int, work: Path, output: Path) -> li
     # The same marker list and nothing else decides on both sides.
     given += ["--refusal-markers", json.dumps(conditions.markers), "--refusal-detection-mode", "strict"]
     given += ["--use-neural-refusal-detection", "false"]
+    # Both search by the same KL: heretic-llm measures it at the first token of the reply and nowhere else.
+    given += ["--kl-divergence-tokens", "1"]
     if conditions.startup_trials is not None:
         given += ["--n-startup-trials", str(conditions.startup_trials)]
     if conditions.dtype != "auto":
