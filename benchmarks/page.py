@@ -243,8 +243,8 @@ def _conditions_line(results: Mapping[str, Any]) -> str:
     return (
         f"{told['trials']} trials, prompts {told['prompts']}, replies of {told['max_tokens']} tokens, "
         f"batch size {told['batch_size'] or 'found by each program'}, dtype {told['dtype']}, "
-        f"{told['threads']} thread(s), {told['markers']} markers, KL at the first token of the reply on both sides (all "
-        f"that {THEIRS} measures; the default of {OURS} is five); {measured}."
+        f"{told['threads']} thread(s), {told['markers']} markers, KL at the first token of the reply on both "
+        f"sides (all that {THEIRS} measures; the default of {OURS} is five); {measured}."
     )
 
 

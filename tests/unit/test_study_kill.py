@@ -185,7 +185,7 @@ def test_rel_01_control_failing_orphans_changes_the_sequence(folders: Callable[[
         pass
 
     def die(point: str, index: int) -> None:
-        if (point, index) == ("told", 18):
+        if (point, index) == ("told", 12):
             raise Cut
 
     with pytest.raises(Cut):

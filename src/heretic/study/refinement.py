@@ -35,7 +35,7 @@ STARTUP_EVERY: Final = 1
 REFINE_EVERY: Final = 2
 """The same after the start-up, when the sampler has something to learn from."""
 
-NEEDED: Final = 8
+NEEDED: Final = 2
 """Finished trials before there is something to refine."""
 
 

@@ -41,6 +41,10 @@ T = TypeVar("T")
 _logger = logging.getLogger("heretic.study")
 
 FAILURES_IN_A_ROW: Final = 5
+FIRST_BATCH: Final = 4
+"""So many times smaller is the first batch, the next fills it up: first figures come soon, and their replies are drafts
+for all that follow."""
+
 EndReason = Literal["finished", "stopped", "out of time", "stalled"]
 
 
@@ -278,7 +282,8 @@ class _Runner:
         if waiting:
             return waiting
         first = max(spent, default=-1) + 1
-        return list(range(first, first + min(self.batch_size, self.n_trials - len(self.finished))))
+        size = self.batch_size - first % self.batch_size if first else -(-self.batch_size // FIRST_BATCH)
+        return list(range(first, first + min(size, self.n_trials - len(self.finished))))
 
     def run_batch(self, indexes: Sequence[int]) -> tuple[FinishedTrial, ...]:
         """Asks what is not open yet, measures all, tells in order of index."""
