@@ -21,8 +21,14 @@ from heretic.phases.choice import confirm, search_measurement
 from heretic.phases.dataset_loading import DatasetBundle
 from heretic.phases.direction_extraction import DirectionExtractionResult
 from heretic.phases.evaluation import Confirmation, make_evaluator
-from heretic.phases.optimization import enqueue_warm_start_trials, scored_with, search_space
+from heretic.phases.optimization import (
+    create_study,
+    enqueue_warm_start_trials,
+    scored_with,
+    search_space,
+)
 from heretic.phases.state import Run
+from heretic.phases.throughput import trials_per_batch
 from heretic.prompts import Prompt, PromptSet
 from heretic.stop import StopFlag
 from heretic.study.records import plain
@@ -255,3 +261,12 @@ def test_racing_without_early_stops_is_said_to_have_no_effect(tmp_path: Path) ->
     assert any("racing" in notice and "early_stop_trials is off" in notice for notice in resolved.notices)
     quiet = resolve_settings(["m", "--racing"], environ={}, cwd=tmp_path)
     assert not any("racing" in notice for notice in quiet.notices)
+
+
+def test_a_study_keeps_its_number_of_trials_at_a_time(folder: Path) -> None:
+    """Else a resumed study on another machine would ask other points. Control: measured, it would be another number."""
+    run = run_with(folder)
+    run.study = create_study(run)
+    assert trials_per_batch(run) <= 4, "one thread: measured"
+    run.study.store("trials_per_batch", 7)
+    assert trials_per_batch(run) == 7
