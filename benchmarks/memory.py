@@ -11,14 +11,14 @@ INTERVAL_S = 0.5
 """Seconds between two looks, long against the cost of a look (9 ms for a process of 1 GB)."""
 
 
-def resident_bytes(pid: int, field: str = "VmRSS") -> int:
-    """VmRSS (now) or VmHWM (highest so far) of one process in bytes; 0 when it is gone."""
+def highest_resident_bytes(pid: int) -> int:
+    """VmHWM, the largest resident size so far, of one process in bytes; 0 when it is gone."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return 0
     for line in text.splitlines():
-        if line.startswith(f"{field}:"):
+        if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -68,7 +68,7 @@ class PeakMemory:
 
     def _look(self) -> None:
         total = sum(proportional_bytes(pid) for pid in descendants(self._pid))
-        self._peak = max(self._peak, total, resident_bytes(self._pid, "VmHWM"))
+        self._peak = max(self._peak, total, highest_resident_bytes(self._pid))
 
     def _watch(self) -> None:
         while not self._stop.wait(INTERVAL_S):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.memory import resident_bytes
+from benchmarks.memory import highest_resident_bytes
 from heretic.config import resolve_settings
 from heretic.console import Console
 from heretic.demo import model_path
@@ -116,4 +116,4 @@ def timed_score(run: Run, edits: Sequence[Edits], together: int) -> tuple[float,
 
 def own_peak_bytes() -> int:
     """Highest resident memory of this process so far; 0 where there is no /proc."""
-    return resident_bytes(os.getpid(), "VmHWM")
+    return highest_resident_bytes(os.getpid())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from heretic.batching import AdaptiveBatch
+from heretic.decoding import FastEngine
 from heretic.exceptions import ExtractionError, NonFiniteError
 from heretic.linalg.streaming import StreamingMean
 from heretic.model.model import Model
@@ -45,6 +46,17 @@ def test_a_batch_of_mixed_lengths_is_one_by_one(name: str) -> None:
     assert close(together.samples, alone)
     assert torch.allclose(together.mean, together.samples.double().mean(dim=0), atol=1e-12)
     assert not close(alone[:1], alone[1:2]), "control: prompts differ"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_common_start_that_is_computed_once_changes_no_residual(name: str) -> None:
+    """The engine's own preparation, two prompts of one length and others. Control: the start is shared where it can."""
+    model, start = loaded_pico(name), tuple(range(80, 90))
+    rows = [start + row for row in prompts()]
+    engine = FastEngine(model)
+    assert (len(engine.prepare(rows).prefix) == len(start)) == (engine.longest is not None)
+    shared = capture(model, rows, run=AdaptiveBatch("residuals", len(rows)), prepare=engine.prepare)
+    assert close(shared.samples, captured(model, rows).samples)
 
 
 def test_control_right_padding_reads_padding() -> None:

@@ -17,7 +17,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Final
@@ -240,13 +240,10 @@ def copied(evaluator: Evaluator, processes: int) -> Iterator[Copies]:
     name = "TOKENIZERS_PARALLELISM"
     unset = name not in os.environ
     os.environ.setdefault(name, "false")  # else the library warns of each fork; a batch tokenises nothing
-    try:
-        with computing_threads(1 if processes > 1 else torch.get_num_threads()):
-            copies = Copies(evaluator, processes - 1)
-            try:
-                yield copies
-            finally:
-                copies.close()
-    finally:
+    with ExitStack() as stack:
         if unset:
-            del os.environ[name]
+            stack.callback(os.environ.pop, name, None)
+        stack.enter_context(computing_threads(1 if processes > 1 else torch.get_num_threads()))
+        copies = Copies(evaluator, processes - 1)
+        stack.callback(copies.close)
+        yield copies
