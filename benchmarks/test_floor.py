@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks import floor
 from benchmarks.floor import MeasuredTimer, Pass, Work, attended, floor_seconds, multiply_adds, passes
 from benchmarks.grow import Shape
+from heretic.decoding.library_cache import cache_argument, cache_of
 
 SHAPE = Shape(vocabulary=50, hidden=32, intermediate=48, layers=3, heads=4, key_value_heads=2)
 WORK = Work(
@@ -40,7 +41,9 @@ def counted_linear(model: Qwen2ForCausalLM, prompt: int, reply: int, *, ended: b
     with FlopCounterMode(display=False) as counter:
         seen = model(input_ids=torch.randint(0, 50, (1, prompt)), use_cache=True, logits_to_keep=1)
         for _ in range(reply - (not ended)):
-            seen = model(input_ids=torch.ones(1, 1, dtype=torch.int64), past_key_values=seen.past_key_values)
+            seen = model(
+                input_ids=torch.ones(1, 1, dtype=torch.int64), **cache_argument(model, cache_of(seen))
+            )
     operators = counter.get_flop_counts()["Global"]
     linear = [
         int(count)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from heretic.decoding.attention import inference
 from heretic.decoding.buffer import SPARE_COLUMNS, KeyValueBuffer, plain_layers
+from heretic.decoding.library_cache import cache_argument, cache_of
 from heretic.decoding.lower import LowerBlocks
 from heretic.decoding.passes import Passed, Passes, float32_logits
 from heretic.decoding.prompts import Prompts, Slice, best_slices
@@ -152,7 +153,7 @@ class FastDecoding:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        self.cache = getattr(output, "past_key_values", None)
+        self.cache = cache_of(output)
         if self.cache is None:
             raise GenerationError(
                 f"{type(self.model.network).__name__} returns no key-value cache to continue from.",
@@ -226,9 +227,9 @@ class FastDecoding:
                 input_ids=fed,
                 attention_mask=self._mask[part, : before + run.width],
                 position_ids=self._position[part] + torch.arange(run.width, device=fed.device),
-                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=run.width,
+                **cache_argument(self.model.network, self.cache),
             )
         if self.mode == FULL and run.width < width:
             self._buffer.blank(part, slice(before + run.width, before + width))

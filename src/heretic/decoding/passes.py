@@ -16,6 +16,7 @@ from torch import Tensor
 from heretic.decoding.attention import inference
 from heretic.decoding.buffer import KeyValueBuffer
 from heretic.decoding.lower import Kept, LowerBlocks, entering, kept_entries, recording
+from heretic.decoding.library_cache import cache_argument
 from heretic.decoding.narrow import last_feed_forward, narrowed
 from heretic.decoding.prompts import Prompts, cheapest_runs
 from heretic.interventions.hooks import NO_BLOCK, Rows
@@ -230,9 +231,9 @@ class Passes:
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=cache is not None,
                 logits_to_keep=keep,
+                **cache_argument(self.model.network, cache),
             )
         if recorded is not None:
             self._keep(recorded, number, streams, cache, ids.shape)
