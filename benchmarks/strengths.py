@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from benchmarks.prepared import flat_point, prepared
 from heretic.demo import model_path
-from heretic.interventions.planners import PlanContext
+from heretic.interventions.placement import PlanContext
 from heretic.interventions.schedule import LayerProfile
 from heretic.phases.state import Run
 from heretic.study.types import Value
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     run = prepared([*tokens, "--storage=", "--early-stop-trials=false"])
     assert run.model is not None and run.extraction is not None and run.evaluator is not None
     assert run.baseline is not None
-    run.context = PlanContext(run.model.architecture, run.extraction.bank, LayerProfile(), 2.0)
+    run.context = PlanContext(run.model.architecture, run.extraction.findings, LayerProfile(), 2.0)
     sys.stdout.write(f"base: {run.baseline.outcome.hits}/{run.baseline.outcome.n}\n")
     sys.stdout.write("direction        strength   hits        KL   first token\n")
     for name, parameters in points(run):

@@ -7,6 +7,7 @@ program (`heretic.cli.rim`): the sentence, the hint, the resume command. The cla
 
     HereticError 1
       ConfigurationError 2     UnknownSettingError  UnusedSettingError  WarmStartError  FingerprintMismatchError
+                               DirectionFileError
       DatasetError             DatasetConfigError
       ModelError               ModelNotFoundError  ModelValidationError > ChecksumError  ModelLoadError
                                ModelInferenceError > NonFiniteError  UnsupportedArchitectureError  TokenizationError
@@ -15,7 +16,9 @@ program (`heretic.cli.rim`): the sentence, the hint, the resume command. The cla
       NetworkError             NetworkTimeoutError  HubAccessError  UploadError
       FileOperationError       ValidationFileError  ExportError > SaveVerificationError  OutputExistsError 2
       ResourceError            CUDAOutOfMemoryError  HostMemoryError  BatchSizeError  DiskSpaceError
-      AbliterationError        ExtractionError
+      AbliterationError        CircuitAblationError
+                               ExtractionError > SupervisedProbeError  ConceptConeError  CAAExtractionError
+                               SacredDirectionError
       StudyError               StorageError > StudyLockedError  StudyCorruptError  TooManyFailedTrialsError
                                StudyNotFoundError 2
       NothingQualifiedError 3
@@ -58,6 +61,10 @@ class ConfigurationError(HereticError):
     """A setting, a flag or a combination of them is wrong; nothing was changed."""
 
     exit_code = 2
+
+
+class DirectionFileError(ConfigurationError):
+    """A direction file is damaged, of another format, or belongs to another kind of model."""
 
 
 class UnknownSettingError(ConfigurationError):
@@ -192,6 +199,26 @@ class AbliterationError(HereticError):
 
 class ExtractionError(AbliterationError):
     """No usable direction in the data."""
+
+
+class SupervisedProbeError(ExtractionError):
+    """No probe of the wanted accuracy: too few samples of a class, or they cannot be told apart."""
+
+
+class ConceptConeError(ExtractionError):
+    """The prompts that show the behaviour do not fall into separate categories."""
+
+
+class CAAExtractionError(ExtractionError):
+    """Too few replies with or without the behaviour to say what to add, or nothing is left to add."""
+
+
+class SacredDirectionError(ExtractionError):
+    """Nothing is left of a direction outside what is to be protected."""
+
+
+class CircuitAblationError(AbliterationError):
+    """No attention head carries the behaviour clearly enough."""
 
 
 class StudyError(HereticError):

@@ -6,7 +6,9 @@ from __future__ import annotations
 from heretic.apps.ending import finish
 from heretic.config import Resolved
 from heretic.console import Console
+from heretic.direction_tasks import apply_directions, extract_directions, require_extraction
 from heretic.phases import steps
+from heretic.phases.application import Strength, load_parts, plan_application
 from heretic.phases.optimization import create_study
 from heretic.phases.reporting import Result, build_report
 from heretic.phases.state import Run
@@ -16,14 +18,20 @@ from heretic.stop import StopFlag
 from heretic.tasks import chat_model, doctor, dry_run, evaluate_pair, export_trial, inspect, verify
 
 __all__ = [
+    "Strength",
+    "apply_directions",
     "chat_model",
     "doctor",
     "dry_run",
     "evaluate_pair",
     "export_trial",
+    "extract_directions",
     "inspect",
+    "load_parts",
+    "plan_application",
     "read_run_file",
     "reproduce",
+    "require_extraction",
     "run",
     "verify",
 ]

@@ -22,6 +22,11 @@ class Rate:
         """hits / n; 0 for an empty set."""
         return self.hits / self.n if self.n else 0.0
 
+    @property
+    def complement(self) -> Rate:
+        """The rate of the other prompts."""
+        return Rate(self.n - self.hits, self.n, 1.0 - self.high, 1.0 - self.low)
+
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
@@ -51,7 +56,8 @@ class Measurement:
     where: `search`, `held_out` or `saved`. rate: behaviour on the behaviour's prompts; over_rate: on prompts that
     should not show it; classes: how many replies fell in each class; replies: the texts, kept for front trials.
     mode: whether the model was allowed to think (R-MOD-53); thoughts: lengths in tokens and counts, empty in mode
-    `off`; thinking: the same prompts in thinking mode, where both were measured (R-MOD-52).
+    `off`; thinking: the same prompts in thinking mode, where both were measured (R-MOD-52). inverted: `rate` counts
+    replies without the behaviour (goal `induce`), because that is what the search makes rare.
     """
 
     where: str
@@ -64,6 +70,12 @@ class Measurement:
     mode: str = "off"
     thoughts: Mapping[str, float] = field(default_factory=dict)
     thinking: Measurement | None = None
+    inverted: bool = False
+
+    @property
+    def behaviour(self) -> Rate:
+        """Replies that show the behaviour, whatever the goal."""
+        return self.rate.complement if self.inverted else self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +149,12 @@ class RunReport:
 
 def flat_measurement(measurement: Measurement) -> dict[str, Any]:
     """A measurement with the keys `behaviour_rate`, `n`, `interval`, `kl_mean`, `kl_first_token` at top level."""
-    kl = measurement.kl
+    kl, shown = measurement.kl, measurement.behaviour
     return {
-        "behaviour_rate": measurement.rate.value,
-        "hits": measurement.rate.hits,
-        "n": measurement.rate.n,
-        "interval": [measurement.rate.low, measurement.rate.high],
+        "behaviour_rate": shown.value,
+        "hits": shown.hits,
+        "n": shown.n,
+        "interval": [shown.low, shown.high],
         "kl_mean": None if kl is None else kl.mean,
         "kl_first_token": None if kl is None else kl.first_token,
         "kl": None if kl is None else asdict(kl),

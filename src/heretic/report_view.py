@@ -66,10 +66,10 @@ def front_rows(trials: Sequence[TrialReport]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 str(trial.trial),
-                rate_text(trial.search.rate),
-                interval_text(trial.search.rate),
+                rate_text(trial.search.behaviour),
+                interval_text(trial.search.behaviour),
                 divergence_text(trial.search.kl),
-                "-" if held is None else rate_text(held.rate),
+                "-" if held is None else rate_text(held.behaviour),
                 "-" if held is None else divergence_text(held.kl),
                 ", ".join(trial.flags),
             )
@@ -162,8 +162,8 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
             name,
             WHERE.get(measurement.where, measurement.where)
             + (", thinking" if measurement.mode == "on" else ""),
-            rate_text(measurement.rate),
-            interval_text(measurement.rate),
+            rate_text(measurement.behaviour),
+            interval_text(measurement.behaviour),
             divergence,
             first,
             "-" if measurement.over_rate is None else rate_text(measurement.over_rate),

@@ -15,12 +15,13 @@ from heretic.config import Resolved, settings_from_run_file
 from heretic.console import Console
 from heretic.constants import HIDDEN_MANIFEST, SCHEMA_VERSION
 from heretic.exceptions import ConfigurationError, FileOperationError, NetworkError, UntrustedContentError
+from heretic.export.certificate import certificate_differences
 from heretic.export.digest import weight_digest
 from heretic.export.manifest import SECTIONS, read_manifest
-from heretic.interventions.planners import Parameters
+from heretic.interventions.placement import Parameters
 from heretic.phases import steps
 from heretic.phases.evaluation import Confirmation, measurement
-from heretic.phases.model_saving import manifest_facts, save_model_local
+from heretic.phases.model_saving import manifest_facts, save_model_local, trial_edit
 from heretic.phases.optimization import create_study, search_space
 from heretic.phases.state import Run
 from heretic.report import Measurement, TrialReport, flat_measurement
@@ -35,9 +36,6 @@ SIZE_LIMIT = 20_000_000
 """Bytes of a run file; a real one has a few hundred kilobytes."""
 
 TIMEOUT_S = 30.0
-CERTIFICATE_TOLERANCE = 1e-3
-"""Allowed difference of a site's relative weight change and removed share: another kernel's rounding, not more."""
-
 RESOLUTION = 1e-6
 """KL below this is arithmetic, whatever floor was measured (nats per token)."""
 
@@ -158,6 +156,7 @@ def reproduce(
     floor`, `different`), `differences`, `environment_differences` and the figures of both. Raises the errors of
     `settings_from_run_file` and of a run.
     """
+    _require_search(document)
     stored = _stored_trial(document)
     resolved = settings_from_run_file(document, tokens)
     run = Run(_quiet(resolved), console, stop or StopFlag())
@@ -175,7 +174,7 @@ def reproduce(
             run, trial, f"built again from the record of trial {trial.trial}", confirmation
         )
         with run.phase("saving", "Saving, loading again and measuring the saved files") as phase:
-            saved = save_model_local(run, trial, confirmation, facts)
+            saved = save_model_local(run, trial_edit(run, trial), confirmation, facts)
             phase.result(str(saved.folder))
     _compare_files(document, read_manifest(saved.folder), saved.verified, confirmation.floor, comparison)
     return {
@@ -197,6 +196,19 @@ def _quiet(resolved: Resolved) -> Resolved:
     """The same settings with a study in memory: nothing is searched, so nothing is kept."""
     changes = {"storage": None, "resume": "auto", "auto_select": True}
     return replace(resolved, settings=resolved.settings.model_copy(update=changes))
+
+
+def _require_search(document: Mapping[str, object]) -> None:
+    """Raise `ConfigurationError` for the record of an edit that was made from direction files, which are not in it."""
+    directions = document.get("directions")
+    files = directions.get("files") if isinstance(directions, Mapping) else None
+    if not isinstance(directions, Mapping) or not isinstance(files, list):
+        return
+    names = ", ".join(str(entry.get("file")) for entry in files if isinstance(entry, Mapping))
+    raise ConfigurationError(
+        f"This model was not found by a search: it was made from {names[:200]}.",
+        hint=f"Make it again where those files are: {str(directions.get('command'))[:500]}",
+    )
 
 
 def _stored_trial(document: Mapping[str, object]) -> tuple[int, dict[str, float | int | str | None]]:
@@ -293,7 +305,7 @@ def _compare_files(
     if then and not changed:
         return
     comparison.grade = "within noise floor"
-    differences = _certificate_differences(document.get("certificate"), manifest.get("certificate"))
+    differences = certificate_differences(document.get("certificate"), manifest.get("certificate"))
     differences += _figure_differences(document, verified, floor)
     if differences:
         comparison.grade = "different"
@@ -310,32 +322,6 @@ def _weight_files(document: Mapping[str, object]) -> dict[str, str]:
         for n, s in found
         if str(n).endswith(".safetensors") and not str(n).startswith("heretic/")
     }
-
-
-def _certificate_differences(then: object, now: object) -> list[str]:
-    """Sites whose edit is not the recorded one beyond rounding (algorithms 10.2)."""
-    recorded, found = _by_path(then), _by_path(now)
-    if not recorded:
-        return ["the run file holds no certificate to compare with"]
-    differences = [f"{path} is edited in one of the two only" for path in sorted(set(recorded) ^ set(found))]
-    for path in sorted(set(recorded) & set(found)):
-        old, new = recorded[path], found[path]
-        pairs = [("relative change", old.get("relative_change"), new.get("relative_change"))]
-        before, after = old.get("achieved"), new.get("achieved")
-        if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-            pairs += [("removed share", one, two) for one, two in zip(before, after, strict=True)]
-        else:
-            pairs.append(("removed share", None, None))
-        for name, one, two in pairs:
-            known = isinstance(one, int | float) and isinstance(two, int | float)
-            if not known or abs(float(str(one)) - float(str(two))) > CERTIFICATE_TOLERANCE:
-                differences.append(f"{path}: {name} {one} became {two}")
-    return differences
-
-
-def _by_path(certificate: object) -> dict[str, Mapping[str, object]]:
-    rows = certificate if isinstance(certificate, list) else []
-    return {str(row.get("path")): row for row in rows if isinstance(row, Mapping)}
 
 
 def _recorded_figures(document: Mapping[str, object]) -> dict[str, object]:

@@ -38,6 +38,7 @@ from heretic.study.runner import StudyOutcome
 
 MEASURING = (
     "behaviour",
+    "goal",
     "bad_prompts",
     "good_prompts",
     "bad_evaluation_prompts",
@@ -122,14 +123,6 @@ def inspect(resolved: Resolved, *, console: Console, probe: bool) -> dict[str, o
     }
 
 
-def _measure_base(run: Run) -> None:
-    """The first steps of a run, up to the figures of the unedited model."""
-    source = steps.preflight(run)
-    run.bundle = steps.load_prompts(run)
-    run.model = steps.load_network(run, source)
-    run.evaluator, run.baseline = steps.measure_base(run)
-
-
 def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> RunReport:
     """Save a stored trial without searching (requirements R-CLI-10); None chooses by the rule.
 
@@ -138,7 +131,7 @@ def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> 
     settings = resolved.settings.model_copy(update={"trial": trial, "resume": "continue"})
     require_stored_trial(settings.storage, settings.study_name, trial)
     run = Run(replace(resolved, settings=settings), console, StopFlag())
-    _measure_base(run)
+    steps.begin(run)
     with create_study(run) as run.study:
         run.extraction = steps.extract(run)
         run.context = steps.plan_context(run)
@@ -297,7 +290,7 @@ def chat_model(resolved: Resolved, *, console: Console, trial: str | None = None
     chosen = settings.model_copy(update={"study_name": name, "resume": "continue"})
     require_stored_trial(settings.storage, name, int(number))
     run = Run(replace(resolved, settings=chosen), console, StopFlag())
-    _measure_base(run)
+    steps.begin(run)
     with create_study(run) as run.study:
         run.extraction = steps.extract(run)
         run.context = steps.plan_context(run)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from heretic.architectures.resolve import gain_vector, resolve
+from heretic.architectures.resolve import resolve
 from heretic.architectures.site import Architecture, Site
 from heretic.exceptions import ExportError, UnsupportedArchitectureError
 from heretic.export.folder import ModelFiles, inspect_folder
@@ -21,6 +20,7 @@ from heretic.export.trace import trace_sites
 from heretic.interventions.edit import Edit
 from heretic.interventions.plan import Plan, PlanRow
 from heretic.interventions.weights import edited_bias, edited_parameter
+from heretic.interventions.writers import Writers
 from heretic.testing.pico import PICO_FAMILIES, pico_model
 
 torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def make_edits(model: PreTrainedModel, architecture: Architecture) -> dict[Site,
     for site in architecture.sites:
         directions = torch.randn(2, architecture.hidden_size, generator=generator)
         rows.append(PlanRow(site, directions, torch.tensor([0.9, 0.35])))
-    return dict(Plan(tuple(rows)).edits(functools.partial(gain_vector, model)))
+    return dict(Plan(tuple(rows)).edits(Writers(model)))
 
 
 def edit_in_memory(model: PreTrainedModel, edits: dict[Site, Edit]) -> None:

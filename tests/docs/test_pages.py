@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError
 
 import benchmarks.run
 from heretic.cli.application import build_application
+from heretic.cli.apply import split_files
 from heretic.cli.effects import TAKES_SETTINGS
 from heretic.cli.flags import SWITCHES, VALUES, split_flags
 from heretic.cli.later import LATER
@@ -102,6 +103,9 @@ def check(text: str, complete: bool, folder: Path) -> None:
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     named = name if (name,) in known or tuple(name.split()) in known else "heretic"
     tokens = list(bound.arguments.get("tokens", ()))
+    if named == "apply":
+        found, tokens = split_files(tokens)
+        assert found, f"{text} names no file"
     if named in TAKES_SETTINGS:
         resolve_settings(tokens, environ={}, cwd=folder, purpose="show")
     else:
@@ -125,6 +129,7 @@ def test_each_command_line_is_understood(
     "text",
     [
         "heretic MODEL --n-trails 5", "heretic export NAME --tral 1", "heretic extract MODEL", "heretic study frnt x",
+        "heretic apply MODEL --strength 1", "heretic apply MODEL a.direction.safetensors --strenth 1", "heretic ui",
         "heretic MODEL --n-trials many", "heretic MODEL --strategy cubic",
     ],
 )  # fmt: skip

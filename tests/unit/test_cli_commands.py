@@ -20,9 +20,9 @@ from heretic.study.state import open_study
 from heretic.study.types import FinishedTrial, Scores
 
 REQUIRED = (
-    "run", "demo", "show-config", "inspect", "extract", "apply", "direction", "evaluate", "study list", "study show",
-    "study front", "study plot", "study delete", "study unlock", "export", "verify", "reproduce", "worker", "chat",
-    "ui", "experiment", "doctor", "report",
+    "run", "demo", "show-config", "inspect", "extract", "apply", "direction show", "direction compare",
+    "direction combine", "evaluate", "study list", "study show", "study front", "study plot", "study delete",
+    "study unlock", "export", "verify", "reproduce", "worker", "chat", "ui", "experiment", "doctor", "report",
 )  # fmt: skip
 
 

@@ -159,7 +159,6 @@ def test_example_flag_alone_takes_the_rest_from_defaults(tmp_path: Path) -> None
     resolved = resolve("m", "--unhelpfulness-prompts.config", "en", cwd=tmp_path)
     sets = resolved.settings.unhelpfulness_prompts
     assert (sets.dataset, sets.config, sets.split) == ("allenai/c4", "en", "train[:200]")
-    assert any("unhelpfulness_prompts.config" in notice for notice in resolved.notices)
 
 
 def test_example_an_absent_flag_does_not_reset_a_file(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_the_fingerprint_holds_what_changes_scores_and_nothing_else(tmp_path: Pa
     same = (
         "--n-trials=10 --study-name=x --time-budget=5m --batch-size=4 --select-max-kl=0.1 --engine=reference"
     )
-    for token in (*same.split(), "--unhelpfulness-prompts.config=de", "--log-level=debug"):
+    for token in (*same.split(), "--sacred-prompts.config=de", "--log-level=debug"):
         assert fingerprint(token) == base, token
     other = (
         "--max-response-length=80 --bad-prompts.split=train[:9] --system-prompt= --seed=1 --behaviour=demo"

@@ -14,7 +14,9 @@ from heretic.architectures.site import Architecture
 from heretic.config import SearchSpace
 from heretic.constants import LAYER_RANGE_PROFILES
 from heretic.directions.bank import DirectionBank
-from heretic.interventions.planners import PlanContext, single
+from heretic.directions.findings import Findings
+from heretic.interventions.placement import PlanContext
+from heretic.interventions.planners import single
 from heretic.interventions.schedule import LayerProfile
 from heretic.phases.optimization import reachable_space
 from heretic.study.space import default_space, resolve, sobol_point, value_at
@@ -33,7 +35,7 @@ def context(layers: int) -> PlanContext:
     directions = torch.randn(layers, 1, architecture.hidden_size, generator=torch.Generator().manual_seed(0))
     directions = directions.abs() / directions.norm(dim=2, keepdim=True)  # abs: neighbours agree
     bank = DirectionBank(directions / directions.norm(dim=2, keepdim=True), torch.ones(layers, 1))
-    return PlanContext(architecture, bank, LayerProfile(LAYER_RANGE_PROFILES), 1.5)
+    return PlanContext(architecture, Findings({"difference": bank}), LayerProfile(LAYER_RANGE_PROFILES), 1.5)
 
 
 def edit_of(parameters: Mapping[str, Value], layers: int) -> Edit:

@@ -16,6 +16,7 @@ from heretic.interventions.edit import Edit, ablation, ablation_before_norm
 from heretic.interventions.hooks import Rows, applied, every_row
 from heretic.interventions.plan import Plan, PlanRow
 from heretic.interventions.weights import edited_bias, edited_matrix, edited_parameter
+from heretic.interventions.writers import Writers
 from heretic.linalg.lowrank import orthonormal_columns, project_out
 
 D, M, K = 12, 9, 3
@@ -212,6 +213,19 @@ def test_dependent_directions_are_dropped_and_component_zero_stays_itself() -> N
     assert float(edit.left[:, 1].norm()) == pytest.approx(0.5), "strengths go with the columns that stay"
 
 
+def test_what_comes_after_a_dependent_direction_keeps_all_of_its_own() -> None:
+    """[a, a, b]: b lies in the span; control: one factorisation of all three puts an arbitrary column in the place of
+    the second a, and b loses its part along that.
+    """
+    first, second = normal(2, D)
+    columns = torch.stack([first, first, second]).T
+    basis, kept = orthonormal_columns(columns)
+    assert kept.tolist() == [0, 2]
+    assert float(project_out(second[None], basis).norm()) < 1e-12 * float(second.norm())
+    once, _ = torch.linalg.qr(columns)
+    assert float(project_out(second[None], once[:, [0, 2]]).norm()) > 1e-2 * float(second.norm())
+
+
 def test_oblique_removal_reads_one_direction_and_removes_another() -> None:
     """Algorithms 4.2: DT W' = diag(1 - a) DT W, and a column with DT w = 0 stays as it is."""
     edit, weight = KINDS["oblique"], normal(D, M)
@@ -259,7 +273,11 @@ def test_a_plan_asks_for_the_gain_behind_each_site_and_reports_strengths() -> No
     gamma = 1.0 + 0.3 * normal(D)
     direction, strength = normal(1, D), torch.tensor([0.7], dtype=torch.float64)
     plan = Plan((PlanRow(SITE, direction, strength), PlanRow(post, direction, strength)))
-    edits = plan.edits(lambda site: gamma if site.gain else None)
+    network = nn.Module()
+    network.norm = nn.LayerNorm(D, dtype=torch.float64)
+    network.norm.weight.data = gamma
+    edits = plan.edits(Writers(network, torch.float64))
+    gamma = gamma.float().double()  # gains are read in float32
     assert edits[SITE].equals(ablation(direction, strength))
     assert edits[post].equals(ablation_before_norm(direction, strength, gamma, layer_norm=True))
     assert not edits[post].equals(edits[SITE])

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from heretic.architectures.resolve import resolve
+from heretic.constants import HIDDEN_MANIFEST
 from heretic.exceptions import (
     ChecksumError,
     ConfigurationError,
@@ -322,6 +323,20 @@ def test_verify_against_the_base_sees_what_checksums_cannot(
     assert verify_folder(folder).passed
     report = verify_folder(folder, published / "base")
     assert not report.passed and report.grade != "bit-equal"
+
+
+def test_a_certificate_that_claims_more_than_the_files_hold_is_found(published: Path, tmp_path: Path) -> None:
+    """R-OUT-31: checksums are fresh and the weights right; control: the folder as it was passes."""
+    assert verify_folder(published / "out", published / "base").passed
+    with staged_folder(tmp_path / "out") as staging:
+        shutil.copytree(published / "out", staging.path, dirs_exist_ok=True)
+        path = staging.path / HIDDEN_MANIFEST
+        manifest = json.loads(path.read_text())
+        manifest["certificate"][0]["relative_change"] += 0.1
+        path.write_text(json.dumps(manifest))
+        staging.commit()
+    report = verify_folder(tmp_path / "out", published / "base")
+    assert any("relative change" in problem for problem in report.problems)
 
 
 def test_a_lost_shard_with_a_matching_index_is_found(published: Path, tmp_path: Path) -> None:

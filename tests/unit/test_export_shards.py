@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from heretic.architectures.resolve import resolve
 from heretic.architectures.site import Site
 from heretic.exceptions import ExportError, NonFiniteError
-from heretic.export.edits_file import load_edits, save_edits
+from heretic.export.edits_file import EDITS_FILE, load_edits, save_edits
 from heretic.export.folder import ModelFiles, inspect_folder
 from heretic.export.shards import PatchReport, patch_model
 from heretic.export.trace import Target, trace_sites
@@ -251,10 +251,16 @@ def test_edits_are_stored_and_read_back(tmp_path: Path) -> None:
     traced = saved(tmp_path / "base", "mixtral")
     edits = {site: removal(site, 0.7) for site in traced[1]}
     targets = trace_sites(traced[0], edits, traced[2])
-    save_edits(tmp_path, edits, targets)
-    again, places = load_edits(tmp_path)
+    protected = {1: torch.randn(40, 2)}
+    save_edits(tmp_path, edits, targets, protected)
+    first = (tmp_path / EDITS_FILE).read_bytes()
+    save_edits(tmp_path, edits, targets, protected)
+    assert (tmp_path / EDITS_FILE).read_bytes() == first, "the same edits give the same bytes"
+    stored = load_edits(tmp_path)
+    again = stored.edits
     assert list(again) == list(edits)
-    assert set(places) == set(targets)
+    assert set(stored.targets) == set(targets)
+    assert list(stored.protected) == [1] and torch.equal(stored.protected[1], protected[1])
     for site, edit in edits.items():
         assert torch.equal(edit.left, again[site].left)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -14,6 +14,7 @@ import torch
 from heretic.config import resolve_settings, settings_for_fingerprint
 from heretic.console import Console
 from heretic.directions.bank import DirectionBank
+from heretic.directions.findings import Findings
 from heretic.exceptions import FingerprintMismatchError
 from heretic.model.model import Model
 from heretic.phases import steps
@@ -69,7 +70,7 @@ def run_with(folder: Path, *tokens: str) -> Run:
     directions = torch.stack([unit(size, 7 + layer)[None] for layer in range(layers)])
     figures = (1.0,) * layers
     run.extraction = DirectionExtractionResult(
-        DirectionBank(directions, torch.ones(layers, 1)), figures, figures, figures
+        Findings({"difference": DirectionBank(directions, torch.ones(layers, 1))}), figures, figures, figures
     )
     run.context = steps.plan_context(run)
     return run
@@ -162,7 +163,7 @@ def test_racing_gives_trials_up_and_gives_the_same_up_again(folder: Path) -> Non
 
 def test_finalists_always_get_every_prompt_whatever_stops_trials(folder: Path) -> None:
     """R-EVA-25: all held-out prompts at full length, and a KL on all prompts. Control: the evaluator of the search."""
-    run = run_with(folder, "--racing", "--racing-prompts=10", "--max-trial-kl=0.0001", "--finalists=12")
+    run = run_with(folder, "--racing", "--racing-prompts=10", "--max-trial-kl=0.0001", "--finalists=15")
     trials = [
         FinishedTrial(
             proposal.index,

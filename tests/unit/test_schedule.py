@@ -8,8 +8,10 @@ import torch
 
 from heretic.constants import LAYER_RANGE_PROFILES
 from heretic.directions.bank import DirectionBank
+from heretic.directions.findings import Findings
 from heretic.exceptions import ConfigurationError
-from heretic.interventions.planners import STRATEGIES, PlanContext, single
+from heretic.interventions.placement import PlanContext
+from heretic.interventions.planners import STRATEGIES, single
 from heretic.interventions.schedule import Kernel, LayerProfile, strengths
 from heretic.testing.workbench import loaded_pico
 
@@ -82,7 +84,7 @@ def test_the_single_strategy_uses_the_layers_own_or_one_mixed_direction() -> Non
     """Sections 2 and 3.11: writers of block l use entry l; a component at peak 0 stays out of the plan."""
     architecture = loaded_pico("llama", changes={"num_hidden_layers": 4}).architecture
     directions = bank(4, architecture.hidden_size)
-    context = PlanContext(architecture, directions, FLAT, cap=1.0)
+    context = PlanContext(architecture, Findings({"difference": directions}), FLAT, cap=1.0)
     own = STRATEGIES["single"](parameters("per_layer"), context)
     assert {row.site.component for row in own.rows} == {"attn.o_proj"}
     assert [row.site.layer for row in own.rows] == [0, 1, 2]
@@ -100,8 +102,8 @@ def test_missing_parameters_and_caps_above_two_are_errors() -> None:
     architecture = loaded_pico("llama").architecture
     directions = bank(2, architecture.hidden_size)
     with pytest.raises(ConfigurationError, match="max_strength is 2.5"):
-        PlanContext(architecture, directions, FLAT, cap=2.5)
-    context = PlanContext(architecture, directions, FLAT, cap=2.0)
+        PlanContext(architecture, Findings({"difference": directions}), FLAT, cap=2.5)
+    context = PlanContext(architecture, Findings({"difference": directions}), FLAT, cap=2.0)
     with pytest.raises(ConfigurationError, match="direction_index"):
         single(parameters("global", None), context)
     with pytest.raises(ConfigurationError, match="min_weight_distance"):

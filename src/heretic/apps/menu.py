@@ -214,9 +214,7 @@ def trial_line(trial: TrialReport) -> str:
     judged = trial.held_out or trial.search
     where = "held out" if trial.held_out is not None else "search"
     flags = f" [{', '.join(trial.flags)}]" if trial.flags else ""
-    return (
-        f"Trial {trial.trial:>4}: {rate_text(judged.rate)} at KL {divergence_text(judged.kl)}, {where}{flags}"
-    )
+    return f"Trial {trial.trial:>4}: {rate_text(judged.behaviour)} at KL {divergence_text(judged.kl)}, {where}{flags}"
 
 
 def _judged_rate(trial: TrialReport) -> float:

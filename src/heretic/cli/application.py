@@ -11,7 +11,20 @@ from typing import Final
 
 from cyclopts import App
 
-from heretic.cli import export, later, models, reproduce, run, settings, study, talk, worker
+from heretic.cli import (
+    apply,
+    direction,
+    export,
+    extract,
+    later,
+    models,
+    reproduce,
+    run,
+    settings,
+    study,
+    talk,
+    worker,
+)
 from heretic.cli.context import Context
 from heretic.cli.flags import CommonFlags, split_flags
 from heretic.cli.help import show_help
@@ -47,7 +60,20 @@ def build_application() -> App:
         help_formatter="plain",
         help_flags=["--help", "-h"],
     )
-    for module in (run, settings, models, study, export, reproduce, talk, worker, later):
+    for module in (
+        run,
+        settings,
+        models,
+        study,
+        extract,
+        apply,
+        direction,
+        export,
+        reproduce,
+        talk,
+        worker,
+        later,
+    ):
         module.register(app)
     app.register_install_completion_command(help="Install completion for the shell in use.")
     return app

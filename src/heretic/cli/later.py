@@ -13,9 +13,6 @@ from heretic.cli.effects import Effect, command
 from heretic.exceptions import ConfigurationError
 
 LATER: Final = (
-    ("extract", Effect.WRITE_LOCAL, "Save the directions of MODEL as a file."),
-    ("apply", Effect.WRITE_LOCAL, "Edit MODEL with direction files, without a search."),
-    ("direction", Effect.WRITE_LOCAL, "Show, compare or combine direction files."),
     ("ui", Effect.READ, "Browser page: chat, compare, monitor."),
     ("experiment", Effect.WRITE_LOCAL, "Prepared experiments."),
     ("report", Effect.WRITE_LOCAL, "Write the report of a finished run."),

@@ -61,18 +61,27 @@ def _search(tokens: Sequence[str], context: Context) -> int:
         from heretic import main
 
     if context.flags.dry_run:
-        plan = main.dry_run(resolved, console=context.console)
-        context.console.document({"status": "planned", "plan": plan})
-        context.console.result("Plan; nothing was done\n")
-        show_findings(context.console, plan)
-        again = [word for word in sys.argv[1:] if word != "--dry-run"]
-        context.console.next_command(shlex.join(["heretic", *again]))
-        return 0
+        return show_plan(main.dry_run(resolved, console=context.console), context)
     if resolved.settings.evaluate_model:
         return _evaluate(tokens, context)
     with stop_on_signals(context.stop, context.console.urgent, terminal=context.console.interactive):
         report = main.run(resolved, console=context.console, stop=context.stop)
     return conclude(report, context)
+
+
+def show_plan(plan: Mapping[str, object], context: Context) -> int:
+    """Show what would be done (R-CLI-25), and the same command line without --dry-run."""
+    context.console.document({"status": "planned", "plan": plan})
+    context.console.result("Plan; nothing was done\n")
+    show_findings(context.console, plan)
+    again = [word for word in sys.argv[1:] if word != "--dry-run"]
+    context.console.next_command(shlex.join(["heretic", *again]))
+    return 0
+
+
+def without_trials(plan: Mapping[str, object]) -> dict[str, object]:
+    """The plan of a command that searches nothing."""
+    return {name: value for name, value in plan.items() if name != "trials"}
 
 
 def demo(*tokens: Tokens, out: str | None = None, ui: bool = False, context: Injected) -> int:

@@ -26,22 +26,10 @@ class Unavailable:
 
 
 UNAVAILABLE: Final = (
-    Unavailable("strategy", "a strategy other than `single`", ("single",)),
-    Unavailable("goal", "the goal `induce`", ("suppress",)),
-    Unavailable("use_warm_start_params", "warm start from family profiles", (False,)),
     Unavailable(
         "export_formats", "an export format other than weights", (("weights",), ("weights", "weights"))
     ),
     Unavailable("use_neural_refusal_detection", "neural detection", (False,)),
-    Unavailable("use_supervised_probing", "supervised probing", (False,)),
-    Unavailable("ensemble_probe_pca", "the ensemble of probe and components", (False,)),
-    Unavailable("orthogonalize_directions", "helpfulness protection", (False,)),
-    Unavailable("use_sacred_directions", "capability protection", (False,)),
-    Unavailable("iterative_rounds", "iterative re-extraction", (1,)),
-    Unavailable("use_activation_calibration", "activation calibration", (False,)),
-    Unavailable("use_concept_cones", "concept cones", (False,)),
-    Unavailable("use_caa", "contrastive activation addition", (False,)),
-    Unavailable("use_circuit_ablation", "circuit ablation", (False,)),
     Unavailable("enable_validation", "the validation report", (False,)),
     Unavailable("run_mmlu_validation", "MMLU validation", (False,)),
     Unavailable("validation_benchmarks", "lm-eval benchmarks", ((),)),

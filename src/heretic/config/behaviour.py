@@ -54,6 +54,8 @@ PACK_SETTINGS: Final = (
     "max_batch_size",
     "helpfulness_prompts",
     "unhelpfulness_prompts",
+    "sacred_prompts",
+    "sacred_baseline_prompts",
 )
 
 

@@ -24,6 +24,14 @@ def _several(settings: Settings) -> bool:
     return settings.strategy in ("subspace", "norm_preserving")
 
 
+def _one(settings: Settings) -> bool:
+    return settings.strategy in ("single", "heads", "caa")
+
+
+def _probes(settings: Settings) -> bool:
+    return _one(settings) and (settings.ensemble_probe_pca or settings.use_supervised_probing)
+
+
 def _shifts(settings: Settings) -> bool:
     return settings.strategy == "caa" or settings.goal == "induce"
 
@@ -69,8 +77,11 @@ RULES: Final = (
         _several,
         "the strategy uses one direction",
     ),
+    ReadWhen(("pca_alpha", "iterative_rounds"), _several, "no further components are computed"),
     ReadWhen(
-        ("pca_alpha",), lambda s: _several(s) or s.ensemble_probe_pca, "no further components are computed"
+        ("use_supervised_probing", "ensemble_probe_pca"),
+        _one,
+        "the strategy does not choose among sources of one direction",
     ),
     ReadWhen(
         ("eigenvalue_weight_method", "eigenvalue_weight_temperature"),
@@ -84,14 +95,10 @@ RULES: Final = (
     ),
     ReadWhen(
         ("ensemble_weight_probe", "ensemble_weight_pca"),
-        lambda s: s.ensemble_probe_pca,
-        "ensemble_probe_pca is off",
+        lambda s: _one(s) and s.ensemble_probe_pca,
+        "no ensemble is made",
     ),
-    ReadWhen(
-        ("min_probe_accuracy",),
-        lambda s: s.ensemble_probe_pca or s.use_supervised_probing,
-        "no probe is trained",
-    ),
+    ReadWhen(("min_probe_accuracy",), _probes, "no probe is trained"),
     ReadWhen(
         ("helpfulness_prompts", "unhelpfulness_prompts"),
         lambda s: s.orthogonalize_directions,
@@ -104,10 +111,19 @@ RULES: Final = (
     ),
     ReadWhen(
         ("min_direction_magnitude", "max_kl_per_round"),
-        lambda s: s.iterative_rounds > 1,
-        "iterative_rounds is 1",
+        lambda s: _several(s) and s.iterative_rounds > 1,
+        "there is one round of extraction",
     ),
-    ReadWhen(("layer_range_profiles",), lambda s: s.enable_layer_profiles, "enable_layer_profiles is off"),
+    ReadWhen(
+        ("enable_layer_profiles",),
+        lambda s: s.strategy != "heads",
+        "heads are chosen by what each of them writes, at any depth",
+    ),
+    ReadWhen(
+        ("layer_range_profiles",),
+        lambda s: s.enable_layer_profiles and s.strategy != "heads",
+        "enable_layer_profiles is off",
+    ),
     ReadWhen(
         (
             "activation_target_percentile",
@@ -123,7 +139,12 @@ RULES: Final = (
         lambda s: s.strategy == "cones",
         "the strategy is not cones",
     ),
-    ReadWhen(("caa_addition_strength", "caa_max_overlap"), _shifts, "nothing is added"),
+    ReadWhen(("caa_addition_strength",), _shifts, "nothing is added"),
+    ReadWhen(
+        ("caa_max_overlap",),
+        lambda s: s.strategy == "caa" and s.goal == "suppress",
+        "nothing is added beside a removal",
+    ),
     ReadWhen(
         ("n_refusal_circuits", "circuit_importance_threshold", "circuit_cache_path"),
         lambda s: s.strategy == "heads",
@@ -139,17 +160,11 @@ RULES: Final = (
         lambda s: s.enable_validation,
         "enable_validation is off",
     ),
-    ReadWhen(
-        ("search_space.direction_scope", "search_space.direction_index"),
-        lambda s: s.strategy == "single",
-        "the strategy has no single direction to choose",
-    ),
-    ReadWhen(
-        ("search_space.direction_source",),
-        lambda s: s.ensemble_probe_pca or s.use_supervised_probing,
-        "there is only one source of directions",
-    ),
+    ReadWhen(("search_space.direction_source",), _probes, "there is only one source of directions"),
     ReadWhen(("search_space.n_components",), _several, "the strategy uses one direction"),
+    ReadWhen(
+        ("search_space.norm_mode",), lambda s: s.strategy == "norm_preserving", "the strategy keeps no norm"
+    ),
     ReadWhen(("search_space.n_heads",), lambda s: s.strategy == "heads", "the strategy is not heads"),
     ReadWhen(("search_space.addition_strength",), _shifts, "nothing is added"),
     ReadWhen(("search_space.amplification",), lambda s: s.goal == "induce", "the goal is not induce"),

@@ -133,10 +133,11 @@ class SearchSpace(ComponentRanges):
     direction_index: RelativeBounds | None = setting(None, "entry as a fraction of L-1")
     direction_source: tuple[Literal["difference", "probe", "ensemble"], ...] | None = setting(None, "choices")
     n_components: CountBounds | None = setting(None, "directions of one edit")
+    norm_mode: tuple[Literal["column", "row"], ...] | None = setting(None, "choices")
     n_heads: CountBounds | None = setting(None, "heads of one edit")
     addition_strength: Bounds | None = setting(None, "signed shift in calibrated units")
     amplification: RelativeBounds | None = setting(None, "strengthening of what is there")
-    shrinkage: RelativeBounds | None = setting(None, "covariance shrinkage")
+    shrinkage: Fraction | None = setting(None, "covariance shrinkage; null = estimated")
     center: tuple[bool, ...] | None = setting(None, "choices")
 
     def component(self, name: str) -> ComponentRanges:

@@ -17,6 +17,7 @@ from heretic.decoding.reference import ReferenceEngine
 from heretic.exceptions import GenerationError
 from heretic.interventions.hooks import Edits, Rows, applied, every_row
 from heretic.interventions.plan import Plan, PlanRow
+from heretic.interventions.writers import Writers
 from heretic.model.model import Model
 from heretic.registry import Registry
 
@@ -120,7 +121,9 @@ def mild_edits(model: Model, seed: int, *, first: int = 0) -> Edits:
     direction = torch.randn(1, model.architecture.hidden_size, generator=generator)
     direction = torch.nn.functional.normalize(direction, dim=1)
     sites = [site for site in model.architecture.sites if site.layer >= first]
-    return Plan(tuple(PlanRow(site, direction, torch.tensor([0.5])) for site in sites)).edits(model.gain)
+    return Plan(tuple(PlanRow(site, direction, torch.tensor([0.5])) for site in sites)).edits(
+        Writers(model.network)
+    )
 
 
 def _uncached(model: Model, sequences: Sequence[tuple[int, ...]], replies: Sequence[Reply]) -> list[Tensor]:

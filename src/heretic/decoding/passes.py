@@ -15,8 +15,8 @@ from torch import Tensor
 
 from heretic.decoding.attention import inference
 from heretic.decoding.buffer import KeyValueBuffer
-from heretic.decoding.lower import Kept, LowerBlocks, entering, kept_entries, recording
 from heretic.decoding.library_cache import cache_argument
+from heretic.decoding.lower import Kept, LowerBlocks, entering, kept_entries, recording
 from heretic.decoding.narrow import last_feed_forward, narrowed
 from heretic.decoding.prompts import Prompts, cheapest_runs
 from heretic.interventions.hooks import NO_BLOCK, Rows

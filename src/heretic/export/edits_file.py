@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -26,10 +26,27 @@ EDITS_FILE = "heretic/edits.safetensors"
 _PARTS = ("left", "read", "right", "row_gain", "column_gain", "bias")
 
 
-def save_edits(folder: Path, edits: Mapping[Site, Edit], targets: Sequence[Target]) -> None:
-    """Write the edits and where they were applied; tensors `<number>.left` and so on, the sites as
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredEdits:
+    """edits, where they were applied, and per layer the directions [d, p] whose change the certificate states."""
+
+    edits: Mapping[Site, Edit]
+    targets: tuple[Target, ...]
+    protected: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+def save_edits(
+    folder: Path,
+    edits: Mapping[Site, Edit],
+    targets: Sequence[Target],
+    protected: Mapping[int, Tensor] | None = None,
+) -> None:
+    """Write the edits and where they were applied; tensors `<number>.left` and so on, `protected.<layer>`, the sites as
     metadata."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {
+        f"protected.{layer}": rows.detach().cpu().contiguous().clone()
+        for layer, rows in (protected or {}).items()
+    }
     sites: list[dict[str, object]] = []
     for number, (site, edit) in enumerate(edits.items()):
         for part in _PARTS:
@@ -44,10 +61,12 @@ def save_edits(folder: Path, edits: Mapping[Site, Edit], targets: Sequence[Targe
         sites.append({"site": asdict(site), "targets": places, "identity": edit.is_identity})
     path = folder / EDITS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save(tensors, metadata={"format": "pt", "version": "1", "sites": json.dumps(sites)}))
+    # One key: several would be written in another order each time, and with them other checksums.
+    table = json.dumps({"version": 1, "sites": sites})
+    path.write_bytes(save(tensors, metadata={"heretic": table}))
 
 
-def load_edits(folder: Path) -> tuple[dict[Site, Edit], tuple[Target, ...]]:
+def load_edits(folder: Path) -> StoredEdits:
     """Read `save_edits` back; raises `ModelValidationError` when the file is missing or malformed.
 
     Edits that change nothing are left out.
@@ -55,7 +74,7 @@ def load_edits(folder: Path) -> tuple[dict[Site, Edit], tuple[Target, ...]]:
     try:
         with safe_open(folder / EDITS_FILE, framework="pt") as stream:
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no mapping)
-            rows = json.loads((stream.metadata() or {})["sites"])
+            rows = json.loads((stream.metadata() or {})["heretic"])["sites"]
         edits: dict[Site, Edit] = {}
         targets: list[Target] = []
         for number, row in enumerate(rows):
@@ -71,4 +90,9 @@ def load_edits(folder: Path) -> tuple[dict[Site, Edit], tuple[Target, ...]]:
             f"{EDITS_FILE} is missing or malformed ({type(error).__name__}).",
             hint="Without it only the figures can be checked, not every bit.",
         ) from error
-    return edits, tuple(targets)
+    protected = {
+        int(key.removeprefix("protected.")): value
+        for key, value in tensors.items()
+        if key.startswith("protected.")
+    }
+    return StoredEdits(edits, tuple(targets), protected)

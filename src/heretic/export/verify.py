@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heretic.constants import HIDDEN_MANIFEST
 from heretic.exceptions import ChecksumError, HereticError, ModelValidationError
-from heretic.export.certificate import SiteRecord
+from heretic.export.certificate import SiteRecord, certificate_differences
 from heretic.export.edits_file import load_edits
 from heretic.export.folder import ModelFiles, check_finite_folder, inspect_folder
 from heretic.export.manifest import read_manifest
@@ -91,12 +91,12 @@ def verify_folder(folder: Path, base: Path | None = None) -> VerifyReport:
         return VerifyReport(folder, tuple(problems), tuple(notes), "not compared")
     notes += _compare_companions(source, files)
     try:
-        edits, targets = load_edits(folder)
+        stored = load_edits(folder)
     except ModelValidationError as error:
         changed = tuple(_changed_keys(source, files))
         problems += _check_listed(folder, changed)
         return VerifyReport(folder, tuple(problems), (*notes, error.message), "not compared", changed)
-    job = EditJob(edits, {target.key: target for target in targets}, {})
+    job = EditJob(stored.edits, {target.key: target for target in stored.targets}, stored.protected)
     comparison = _Comparison()
     for shard in source.shards:
         for tensor in shard.tensors:
@@ -104,6 +104,9 @@ def verify_folder(folder: Path, base: Path | None = None) -> VerifyReport:
             comparison.add(tensor, job.payload(shard, tensor), written, edited=tensor.key in job.targets)
     job.check_all_written()
     problems += comparison.problems
+    recorded = read_manifest(folder).get("certificate")
+    computed = [record.as_dict() for record in job.records()]
+    problems += [f"certificate: {line}" for line in certificate_differences(recorded, computed)]
     changed = tuple(comparison.changed)
     return VerifyReport(folder, tuple(problems), tuple(notes), comparison.grade(), changed, job.records())
 

@@ -117,31 +117,78 @@ def ablation(directions: Tensor, strengths: Tensor) -> Edit:
     return Edit(left=-basis * strengths[kept], read=basis)
 
 
-def ablation_before_norm(
-    directions: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool = False
-) -> Edit:
-    """The same removal for a writer that a norm with gain follows (algorithms 1.4); Q plays both R and D.
+def oblique(directions: Tensor, covectors: Tensor, strengths: Tensor) -> Edit:
+    """Removal of R measured along D: W' = W - R diag(a) DT W with DT R = I (algorithms 4.2).
 
-    With G = diag(gamma), H = diag(gamma^2 + lam): read = G Q (centred for LayerNorm),
-    U = H^-1 (G Q + read Lambda), Lambda = (readT H^-1 read)^-1 (I - readT H^-1 G Q), left = -U diag(a).
-    At a = 1 the stream receives nothing along Q; lam = 1e-3 median(gamma^2) keeps the weight change small.
+    directions: [k, d], what is removed; covectors: [k, d], what is read; strengths: [k]. Co-vectors are rescaled here
+    so that DT R = I. Raises `AbliterationError` when they do not see the directions (condition of DT R above 1e4).
+    """
+    removed, read = _paired(directions, covectors)
+    return Edit(left=-removed * strengths, read=read)
+
+
+MOST_OBLIQUE = 1e4
+"""Condition of DT R beyond which a removal would amplify everything it reads (algorithms 4.2)."""
+
+
+def _paired(directions: Tensor, covectors: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, D) both [d, k], D rescaled so that DT R = I."""
+    gram = covectors.double() @ directions.double().T
+    condition = float(torch.linalg.cond(gram)) if len(gram) else 1.0
+    smallest = float(torch.linalg.svdvals(gram).min()) if len(gram) else 1.0
+    if not (condition <= MOST_OBLIQUE and smallest > 1.0 / MOST_OBLIQUE):
+        raise AbliterationError(
+            f"The measuring vectors hardly see what is to be removed: condition {condition:.1e} (at most "
+            f"{MOST_OBLIQUE:.0e}), smallest response {smallest:.1e}.",
+            hint="Use more prompts or more shrinkage, or --strategy single.",
+        )
+    read = torch.linalg.solve(gram, covectors.double()).to(covectors.dtype)
+    return directions.T, read.T
+
+
+def before_norm(removed: Tensor, read: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool) -> Edit:
+    """The edit of a writer that a norm with gain follows, such that the stream loses R diag(a) DT (algorithms 1.4).
+
+    With G = diag(gamma), H = diag(gamma^2 + lam): read = G D (centred for LayerNorm),
+    U = H^-1 (G R + read Lambda), Lambda = (readT H^-1 read)^-1 (I - readT H^-1 G R), left = -U diag(a).
+    At a = 1 the stream receives nothing along D; lam = 1e-3 median(gamma^2) keeps the weight change small.
     Raises `AbliterationError` when all gains are near zero.
 
-    directions: [k, d]; strengths: [k]; gamma: [d]. Returns an edit of the writer itself, before the norm.
+    removed: R [d, k]; read: D [d, k] with DT R = I; strengths: [k]; gamma: [d]. Returns an edit of the writer itself,
+    before the norm.
     """
-    basis, kept = orthonormal_columns(directions.T)
-    gain = gamma.to(basis.dtype)
+    gain = gamma.to(removed.dtype)
     if not bool((gain.abs() > NEAR_ZERO).any()):
         raise AbliterationError(
             f"All {len(gain)} gains of the norm behind a writer are near zero (largest {float(gain.abs().max()):.1e}).",
             hint="Nothing this writer makes reaches the stream; leave its layer out of the edit.",
         )
-    scaled = gain[:, None] * basis
-    read = scaled - scaled.mean(dim=0, keepdim=True) if layer_norm else scaled
+    wanted, reading = gain[:, None] * removed, gain[:, None] * read
+    if layer_norm:
+        reading = reading - reading.mean(dim=0, keepdim=True)
     damping = gain.square() + 1e-3 * gain.square().median()
-    weighted = read / damping[:, None]
-    gram = read.T @ weighted
-    identity = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-    correction = torch.linalg.solve(gram, identity - weighted.T @ scaled)
-    unembedded = scaled / damping[:, None] + weighted @ correction
-    return Edit(left=-unembedded * strengths[kept], read=read)
+    weighted = reading / damping[:, None]
+    gram = reading.T @ weighted
+    identity = torch.eye(removed.shape[1], dtype=removed.dtype, device=removed.device)
+    correction = torch.linalg.solve(gram, identity - weighted.T @ wanted)
+    unembedded = wanted / damping[:, None] + weighted @ correction
+    return Edit(left=-unembedded * strengths, read=reading)
+
+
+def ablation_before_norm(
+    directions: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool = False
+) -> Edit:
+    """`ablation` for a writer that a norm with gain follows; the orthonormal Q plays both R and D.
+
+    directions: [k, d]; strengths: [k]; gamma: [d]. See `before_norm`.
+    """
+    basis, kept = orthonormal_columns(directions.T)
+    return before_norm(basis, basis, strengths[kept], gamma, layer_norm=layer_norm)
+
+
+def oblique_before_norm(
+    directions: Tensor, covectors: Tensor, strengths: Tensor, gamma: Tensor, *, layer_norm: bool = False
+) -> Edit:
+    """`oblique` for a writer that a norm with gain follows. See `before_norm`."""
+    removed, read = _paired(directions, covectors)
+    return before_norm(removed, read, strengths, gamma, layer_norm=layer_norm)

@@ -90,17 +90,22 @@ def build_tables(network: nn.Module, trials: Sequence[Edits], device: torch.devi
 
 def _require_hookable(site: Site, edits: Sequence[Edit]) -> None:
     """What the activation form cannot do is refused by name (algorithms 6.1)."""
-    if {edit.read is None for edit in edits if edit.rank} == {True, False}:
-        raise ConfigurationError("Trials that read a writer's input and its output cannot share one pass.")
     inside = any(
         tensor is not None
         for edit in edits
         for tensor in (edit.row_gain, edit.column_gain, edit.right, edit.bias)
     )
-    if site.experts is not None and inside:
+    summed = site.experts is not None or site.hook != site.path.rpartition(".")[0]
+    if summed and inside:
         raise ConfigurationError(
             f"The experts of {site.hook} can only be edited by reading what they write.",
             hint="Gains, biases and head edits of routed experts exist in weight form only.",
+        )
+    given = any(edit.column_gain is not None or edit.right is not None for edit in edits)
+    if site.component == "embedding" and given:
+        raise ConfigurationError(
+            f"{site.path} is given token numbers, which can be neither scaled nor read.",
+            hint="Column gains and input-side edits of the embedding exist in weight form only.",
         )
 
 
@@ -216,19 +221,20 @@ class _Hook:
             change = self._rows_of("row_gain", table.row_gain, device) - 1.0
             result = values + change[:, None, :] * (values - own)
         if table.read is not None:
-            result = self._added(result, values, table.read.transpose(1, 2))
-        elif table.right is not None:
+            result = self._added("read", result, values, table.read.transpose(1, 2))
+        if table.right is not None:
             given = arguments[0] if self._inputs is None else self._inputs
             inputs, _ = _by_row(given.to(table.left.dtype), len(self.rows.trial))
-            result = self._added(result, inputs, table.right)
+            result = self._added("right", result, inputs, table.right)
         self._inputs = None
         if table.bias is not None:
             result = result + self._rows_of("bias", table.bias, device)[:, None, :]
         return result.to(output.dtype).reshape(shape)
 
-    def _added(self, result: Tensor, source: Tensor, reading: Tensor) -> Tensor:
-        """result + left . (reading . source); reading: [K+1, k, width of source]."""
-        vectors = self._columns("reading", reading, source.device)
+    def _added(self, name: str, result: Tensor, source: Tensor, reading: Tensor) -> Tensor:
+        """result + left . (reading . source); reading: [K+1, k, width of source], zero for trials that read the other
+        side of the writer."""
+        vectors = self._columns(name, reading, source.device)
         if not vectors.shape[0]:
             return result
         coordinates = source @ vectors.T

@@ -23,12 +23,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.resolve import gain_vector, sites_by_hook, stream_scale
+from heretic.architectures.resolve import sites_by_hook, stream_scale
 from heretic.architectures.site import Architecture, Site
 from heretic.exceptions import UnsupportedArchitectureError
 from heretic.interventions.edit import Edit
 from heretic.interventions.plan import Plan, PlanRow
 from heretic.interventions.weights import edited_bias, edited_matrix
+from heretic.interventions.writers import Writers
 
 logger = logging.getLogger("heretic.interventions")
 
@@ -87,12 +88,7 @@ def edits_along(network: nn.Module, sites: Iterable[Site], direction: Tensor) ->
     """Edits that remove the unit vector `direction` [d] at strength 1 from each site, norms taken into
     account."""
     rows = tuple(PlanRow(site, direction[None], torch.ones(1, dtype=direction.dtype)) for site in sites)
-
-    def gain_of(site: Site) -> Tensor | None:
-        gamma = gain_vector(network, site)
-        return None if gamma is None else gamma.to(device="cpu", dtype=direction.dtype)
-
-    return Plan(rows).edits(gain_of)
+    return Plan(rows).edits(Writers(network, direction.dtype))
 
 
 @contextmanager

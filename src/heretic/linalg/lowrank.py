@@ -16,12 +16,20 @@ def orthonormal_columns(columns: Tensor) -> tuple[Tensor, Tensor]:
     """QR without pivoting, signs kept, dependent columns dropped (algorithms 4.1).
 
     columns: [d, k], ordered by importance. Returns (basis [d, k'], kept [k'] int64 indices of the columns used);
-    the first basis vector is the first column normalised, with its sign.
+    the first basis vector is the first column normalised, with its sign. A dependent column is taken out before those
+    behind it are factored: what QR puts in its place is arbitrary, and they would lose their part along it.
     """
-    basis, triangle = torch.linalg.qr(columns)
-    diagonal = triangle.diagonal()
-    kept = torch.nonzero(diagonal.abs() > DEPENDENT * diagonal[0].abs()).flatten()
-    return basis[:, kept] * diagonal[kept].sign(), kept
+    kept = torch.arange(columns.shape[1])
+    while True:
+        basis, triangle = torch.linalg.qr(columns[:, kept])
+        diagonal = triangle.diagonal()
+        dependent = torch.nonzero(diagonal.abs() <= DEPENDENT * diagonal[:1].abs()).flatten()
+        if not len(dependent):
+            return basis * diagonal.sign(), kept
+        first = int(dependent[0])
+        kept = torch.cat([kept[:first], kept[first + 1 :]])
+        if not len(kept):
+            return columns[:, :0], kept
 
 
 def project_out(vectors: Tensor, basis: Tensor) -> Tensor:

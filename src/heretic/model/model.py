@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.site import Architecture, Site
+from heretic.architectures.site import Architecture
 from heretic.exceptions import NonFiniteError
 from heretic.model.source import ModelSource
 from heretic.model.tokens import Batch, PromptEncoder, pad_left
@@ -49,13 +49,6 @@ class Model:
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Left-padded rows on the model's device."""
         return pad_left(sequences, self.encoder.pad, self.device)
-
-    def gain(self, site: Site) -> Tensor | None:
-        """gamma [d] float32 of the norm that follows a writer; None where there is none (algorithms 1.4)."""
-        if site.gain is None:
-            return None
-        weight = self.network.get_submodule(site.gain.path).weight.detach().float()  # type: ignore[operator]
-        return 1.0 + weight if site.gain.form == "one_plus_weight" else weight
 
     def parameter(self, path: str) -> Tensor:
         """The parameter at `path`, detached."""

@@ -118,7 +118,9 @@ def trial_reports(
                 trial=trial.index,
                 parameters=dict(trial.parameters),
                 search=replace(
-                    search_measurement(trial), mode="on" if run.settings.thinking == "on" else "off"
+                    search_measurement(trial),
+                    mode="on" if run.settings.thinking == "on" else "off",
+                    inverted=run.induces,
                 ),
                 held_out=None if entry is None else entry.measurement,
                 flags=[] if entry is None else entry.flags(scale, over),

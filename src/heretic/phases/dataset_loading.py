@@ -27,7 +27,8 @@ MINIMUM_PER_CLASS = 8
 
 @dataclass(frozen=True, slots=True)
 class DatasetBundle:
-    """All prompt sets of a run. Confirmation and borderline sets are None when a default one could not be reached."""
+    """All prompt sets of a run. Confirmation, borderline and contrast sets are None when a default one could not be
+    reached; contrast sets (helpfulness, sacred) also where the settings do not use them."""
 
     good: PromptSet
     bad: PromptSet
@@ -36,6 +37,10 @@ class DatasetBundle:
     good_confirmation: PromptSet | None
     bad_confirmation: PromptSet | None
     over_behaviour: PromptSet | None
+    helpfulness: PromptSet | None = None
+    unhelpfulness: PromptSet | None = None
+    sacred: PromptSet | None = None
+    sacred_baseline: PromptSet | None = None
     degradations: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     overlaps: Mapping[str, int] = field(default_factory=dict)
@@ -69,14 +74,34 @@ class _Loader:
         spec = specification(getattr(self.settings, name))
         return load_prompts(spec, offline=self.settings.offline, minimum=minimum, role=name)
 
-    def fresh(self, name: str, seen: Sequence[Prompt]) -> PromptSet | None:
-        """A held-out set without prompts used before; None when a default one cannot be had (R-DAT-07, R-DAT-09)."""
+    def auxiliary(self, name: str, switch: str = "") -> PromptSet | None:
+        """A set without which the run goes on; None when a default one cannot be had (R-DAT-07). It has to be there
+        where it, or the switch that needs it, is the user's word."""
         try:
-            loaded = self.needed(name)
+            return self.needed(name)
         except (DatasetError, NetworkError) as error:
-            if any(entry == name or entry.startswith(f"{name}.") for entry in self.explicit):
+            if switch in self.explicit or any(
+                entry == name or entry.startswith(f"{name}.") for entry in self.explicit
+            ):
                 raise
             self.degradations.append(f"{name} left out: {error.message}")
+            return None
+
+    def pair(self, first: str, second: str, switch: str) -> tuple[PromptSet | None, PromptSet | None]:
+        """Two contrast sets that are only useful together, where the settings use them."""
+        if not getattr(self.settings, switch):
+            return None, None
+        found = self.auxiliary(first, switch)
+        other = None if found is None else self.auxiliary(second, switch)
+        if other is None:
+            self.degradations.append(f"{switch} is off: its prompts could not be loaded")
+            return None, None
+        return found, other
+
+    def fresh(self, name: str, seen: Sequence[Prompt]) -> PromptSet | None:
+        """A held-out set without prompts used before; None when a default one cannot be had (R-DAT-07, R-DAT-09)."""
+        loaded = self.auxiliary(name)
+        if loaded is None:
             return None
         kept, dropped = without(loaded.prompts, seen)
         if dropped:
@@ -107,6 +132,8 @@ def load_datasets(settings: Settings, explicit: frozenset[str] = frozenset()) ->
     }
     loader.notices += [f"{count} prompts occur in both {names}" for names, count in overlaps.items()]
     seen = [prompt for entry in used.values() for prompt in entry.prompts]
+    helpful = loader.pair("helpfulness_prompts", "unhelpfulness_prompts", "orthogonalize_directions")
+    sacred = loader.pair("sacred_prompts", "sacred_baseline_prompts", "use_sacred_directions")
     return DatasetBundle(
         good=used["good_prompts"],
         bad=used["bad_prompts"],
@@ -115,6 +142,10 @@ def load_datasets(settings: Settings, explicit: frozenset[str] = frozenset()) ->
         good_confirmation=loader.fresh("good_confirmation_prompts", seen),
         bad_confirmation=loader.fresh("bad_confirmation_prompts", seen),
         over_behaviour=loader.fresh("over_behaviour_prompts", seen),
+        helpfulness=helpful[0],
+        unhelpfulness=helpful[1],
+        sacred=sacred[0],
+        sacred_baseline=sacred[1],
         degradations=tuple(loader.degradations),
         notices=tuple(loader.notices),
         overlaps=overlaps,

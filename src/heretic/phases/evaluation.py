@@ -15,9 +15,10 @@ from heretic.linalg.intervals import bonett_price, wilson
 from heretic.model.model import Model
 from heretic.model.thinking import split_thought
 from heretic.phases.state import Baseline, Run
-from heretic.prompts import Prompt
+from heretic.prompts import Prompt, PromptSet
 from heretic.report import Divergence, Example, Measurement, Rate
 from heretic.scorers import ReplyScorer, build_scorer
+from heretic.scorers.absence import Absence
 
 LATE_SHARE = 0.02
 PREFIX_PROMPTS = 12
@@ -55,9 +56,10 @@ def make_evaluator(
 ) -> Evaluator:
     """An evaluator over one pair of prompt lists with the run's engine, scorer and lengths.
 
-    early_exit: rows leave when decided. early_stop: trials end at the settings' KL cap, and may be raced; else every
-    trial is measured in full. thinking: in thinking mode, whatever the search does (R-MOD-52). In that mode a reply may
-    be longer by its thought.
+    bad: prompts on which the objective is counted; good: prompts on which nothing should change. For the goal `induce`
+    a reply counts while it does not show the behaviour (see `sides`). early_exit: rows leave when decided. early_stop:
+    trials end at the settings' KL cap, and may be raced; else every trial is measured in full. thinking: in thinking
+    mode, whatever the search does (R-MOD-52). In that mode a reply may be longer by its thought.
     """
     settings = run.settings
     assert run.model is not None
@@ -73,6 +75,7 @@ def make_evaluator(
     if run.scorer is None:
         run.scorer = make_scorer(run)
     model, engine, lengths = run.model, run.engine, run.lengths
+    scorer = Absence(run.scorer) if run.induces else run.scorer
     if thinking and not model.encoder.thinking:
         model = thinking_model(run, model)
         engine, _ = choose_engine(model, settings.engine, reuse_bytes=reuse_bytes(run))
@@ -81,7 +84,7 @@ def make_evaluator(
     return Evaluator(
         model,
         engine,
-        run.scorer,
+        scorer,
         bad=bad,
         good=good,
         lengths=lengths,
@@ -91,6 +94,15 @@ def make_evaluator(
         first=settings.racing_prompts if early_stop and settings.racing else 0,
         seed=settings.seed,
     )
+
+
+def sides(run: Run, bad: PromptSet, good: PromptSet) -> tuple[PromptSet, PromptSet]:
+    """(prompts the objective is counted on, prompts on which nothing should change).
+
+    `suppress` counts on the prompts that show the behaviour; `induce` on those that do not, and its damage is measured
+    where the behaviour is shown already (requirements R-DIR-09).
+    """
+    return (good, bad) if run.induces else (bad, good)
 
 
 def reuse_bytes(run: Run) -> int:
@@ -170,6 +182,12 @@ def measure_baseline(run: Run, evaluator: Evaluator) -> Baseline:
     evaluator.set_reference()
     late = _late_hits(evaluator, outcome)
     if outcome.hits == 0 and not run.settings.allow_zero_baseline:
+        if run.induces:
+            raise DatasetError(
+                f"The unedited model shows the behaviour in all {outcome.n} replies to good_evaluation_prompts, so "
+                "there is nothing to induce.",
+                hint="Use prompts that do not draw the behaviour, or --allow-zero-baseline to go on.",
+            )
         raise DatasetError(
             f"The unedited model shows the behaviour in 0 of {outcome.n} replies to bad_evaluation_prompts, so "
             "there is nothing to suppress.",
@@ -183,7 +201,7 @@ def _late_hits(evaluator: Evaluator, outcome: Outcome) -> int:
     check = evaluator.lengths.check
     cut = read_texts(evaluator.model.encoder, [reply.tokens[:check] for reply in outcome.replies])
     early = evaluator.scorer.judge([""] * len(cut), cut)
-    return outcome.hits - sum(verdict.hit for verdict in early)
+    return abs(outcome.hits - sum(verdict.hit for verdict in early))
 
 
 def rate_of(hits: int, n: int) -> Rate:
@@ -207,9 +225,15 @@ def guard_values(outcome: Outcome, base: Outcome) -> dict[str, float]:
 
 
 def measurement(
-    where: str, outcome: Outcome, kl: Divergence | None, base: Outcome | None, over: Rate | None = None
+    where: str,
+    outcome: Outcome,
+    kl: Divergence | None,
+    base: Outcome | None,
+    over: Rate | None = None,
+    *,
+    inverted: bool = False,
 ) -> Measurement:
-    """The report's form of an outcome."""
+    """The report's form of an outcome; inverted: its hits are replies without the behaviour."""
     return Measurement(
         where=where,
         rate=rate_of(outcome.hits, outcome.n),
@@ -220,6 +244,7 @@ def measurement(
         replies=tuple(reply.text for reply in outcome.replies),
         mode="on" if any(reply.thought is not None for reply in outcome.replies) else "off",
         thoughts=thought_figures(outcome.replies),
+        inverted=inverted,
     )
 
 
@@ -252,11 +277,12 @@ class Confirmation:
         assert bundle is not None
         bad, good = bundle.bad_confirmation, bundle.good_confirmation
         self.held_out = bad is not None and good is not None
-        self.bad = (bad if bad is not None and good is not None else bundle.bad_evaluation).prompts
-        self.good = (good if bad is not None and good is not None else bundle.good_evaluation).prompts
+        if bad is None or good is None:
+            bad, good = bundle.bad_evaluation, bundle.good_evaluation
+        self.bad, self.good = (entry.prompts for entry in sides(run, bad, good))
         self.where = ("held_out" if self.held_out else "search") + ("_thinking" if thinking else "")
         self.evaluator = make_evaluator(run, self.bad, self.good, early_exit=False, thinking=thinking)
-        over = bundle.over_behaviour
+        over = None if run.induces else bundle.over_behaviour
         self.over = [] if over is None else self.evaluator.model.encoder.encode_all(over.prompts)
         self.over_requests = [] if over is None else list(over.texts)
         self.base: Outcome | None = None
@@ -285,7 +311,7 @@ class Confirmation:
         self.floor = self.evaluator.noise_floor()
         self.base_over = self._over_rate(self.evaluator.generate(self.over, self.evaluator.lengths.response))
         second = None if self.second is None else self.second.measure_base()
-        found = measurement(self.where, self.base, None, None, self.base_over)
+        found = measurement(self.where, self.base, None, None, self.base_over, inverted=self._run.induces)
         if found.mode == "on" and not found.thoughts["with_thought"]:
             self._degrade("thinking is on, but no reply of the base model held a thought")
         self.base_measured = replace(found, thinking=second)
@@ -328,7 +354,7 @@ class Confirmation:
 
     def _measured(self, outcome: Outcome, over: Rate | None) -> Measurement:
         kl = None if outcome.kl is None else replace(outcome.kl, floor=self.floor)
-        return measurement(self.where, outcome, kl, self.base, over)
+        return measurement(self.where, outcome, kl, self.base, over, inverted=self._run.induces)
 
     def _over_rate(self, replies: Sequence[Reply]) -> Rate | None:
         if not replies:

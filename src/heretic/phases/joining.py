@@ -13,6 +13,7 @@ from heretic.config import Resolved
 from heretic.console import Console
 from heretic.exceptions import StudyError
 from heretic.phases import loading, steps
+from heretic.phases.findings_store import stored_extraction
 from heretic.phases.optimization import fingerprint, search_together
 from heretic.phases.state import Run
 from heretic.stop import StopFlag
@@ -73,9 +74,9 @@ def _follow_plan(run: Run) -> None:
 
 
 def _await_directions(run: Run, ended: Callable[[], bool]) -> None:
+    assert run.study is not None
     deadline = time.monotonic() + DIRECTIONS_WAIT_S
-    while (found := steps.stored_extraction(run)) is None:
-        assert run.study is not None
+    while (found := stored_extraction(run.study)) is None:
         if ended() or time.monotonic() >= deadline:
             raise StudyError(
                 f"The study {run.study.name!r} has no directions yet, so there is nothing to search with.",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 10 of the flow: write the chosen trial, load it again, measure it, and only then call it saved."""
+"""Step 10 of the flow: write the chosen edit, load it again, measure it, and only then call it saved."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,26 @@ class Saved:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenEdit:
+    """What is saved. strengths: parameter path -> strengths really applied; command: what makes it again."""
+
+    edits: Edits
+    strengths: Mapping[str, Sequence[float]]
+    command: str
+
+
+def trial_edit(run: Run, trial: TrialReport) -> ChosenEdit:
+    """The edit of a trial."""
+    settings, model = run.settings, run.model
+    assert model is not None
+    return ChosenEdit(
+        edits=run.edits(trial.parameters),  # type: ignore[arg-type]  # parameters are JSON scalars
+        strengths=trial.strengths,
+        command=f"heretic {model.source.basename} --seed {settings.seed} --n-trials {settings.n_trials}",
+    )
+
+
 def chosen_folder(run: Run) -> Path:
     """Where the output goes (requirements R-OUT-01, R-OUT-02)."""
     settings = run.settings
@@ -72,41 +92,52 @@ def chosen_folder(run: Run) -> Path:
 
 def save_model_local(
     run: Run,
-    trial: TrialReport,
+    chosen: ChosenEdit,
     confirmation: Confirmation,
     facts: Mapping[str, object],
     folder: Path | None = None,
 ) -> Saved:
-    """Patch the source's shards with the trial's edits, reload, re-measure, publish.
+    """Patch the source's shards with the edits, reload, re-measure, publish.
 
     facts: sections of the manifest that only the caller knows. Raises `SaveVerificationError` when the reloaded model
     is not the evaluated one; then nothing is published. Also `OutputExistsError`, `DiskSpaceError`, `ExportError`.
     """
     model = run.model
     assert model is not None
-    edits = run.edits(trial.parameters)  # type: ignore[arg-type]  # parameters are JSON scalars
+    edits = chosen.edits
     files = inspect_folder(model.source.path)
     targets = trace_sites(model.network, list(edits), files, compare_values=model.quantization == "none")
     target = folder or chosen_folder(run)
     with staged_folder(target, overwrite=run.settings.overwrite, needed_bytes=files.total_bytes) as staging:
-        report = patch_model(files, staging.path, edits, targets)
+        protected = protected_directions(run)
+        report = patch_model(files, staging.path, edits, targets, protected=protected)
         reloaded = reload(run, staging.path)
         checks = compare(model, reloaded, edits, confirmation)
         outcome, verified = confirmation.measure_other(
             reloaded, choose_engine(reloaded, run.settings.engine)[0]
         )
         del reloaded
-        save_edits(staging.path, edits, targets)
-        _write_card(run, trial, confirmation, verified, staging, files)
+        save_edits(staging.path, edits, targets, protected)
+        _write_card(run, chosen, confirmation, verified, staging, files)
         sections = {
             **facts,
             "certificate": [asdict(site) for site in report.sites],
-            "export": {"verified": _plain(verified), "checks": checks, "tensors": report.tensors},
+            "export": {"verified": plain_measurement(verified), "checks": checks, "tensors": report.tensors},
         }
         _write_manifest(staging, sections)
         published = staging.commit()
     checks |= _verified_folder(published, model.source.path)
     return Saved(published, verified, checks, report.sites, _warnings(report))
+
+
+def protected_directions(run: Run) -> dict[int, torch.Tensor]:
+    """Layer -> [d, p] orthonormal directions whose change the certificate states; empty where nothing is protected."""
+    found = None if run.extraction is None else run.extraction.findings.protected
+    if found is None:
+        return {}
+    return {
+        layer: rows[rows.any(dim=1)].T.contiguous() for layer, rows in enumerate(found) if bool(rows.any())
+    }
 
 
 def reload(run: Run, folder: Path) -> Model:
@@ -160,12 +191,13 @@ def _warnings(report: PatchReport) -> tuple[str, ...]:
     return tuple(report.warnings())
 
 
-def _plain(measurement: Measurement) -> dict[str, object]:
+def plain_measurement(measurement: Measurement) -> dict[str, object]:
+    """A measurement as the manifest holds it: without the texts of replies."""
     plain = {
         name: value for name, value in asdict(measurement).items() if name not in ("replies", "thinking")
     }
     if measurement.thinking is not None:
-        plain["thinking"] = _plain(measurement.thinking)
+        plain["thinking"] = plain_measurement(measurement.thinking)
     return plain
 
 
@@ -180,10 +212,31 @@ def manifest_facts(
     run: Run, trial: TrialReport, reason: str, confirmation: Confirmation
 ) -> dict[str, object]:
     """The sections of `heretic_run.json` that describe the run (requirements R-FMT-01)."""
-    model, bundle, extraction, study = run.model, run.bundle, run.extraction, run.study
-    assert model is not None and bundle is not None and extraction is not None
+    extraction, study = run.extraction, run.study
+    assert extraction is not None
+    return {
+        **common_facts(run, confirmation),
+        "fingerprint": {} if study is None else dict(study.fingerprint),
+        "directions": {**extraction.bank.provenance, "found": dict(extraction.findings.notes)},
+        "trial": {
+            "index": trial.trial,
+            "parameters": dict(trial.parameters),
+            "strengths": {path: list(values) for path, values in trial.strengths.items()},
+        },
+        "scores": {
+            "search": plain_measurement(trial.search),
+            "held_out": None if trial.held_out is None else plain_measurement(trial.held_out),
+        },
+        "selection": reason,
+    }
+
+
+def common_facts(run: Run, confirmation: Confirmation) -> dict[str, object]:
+    """Those sections that do not depend on how the edit was found."""
+    model, bundle = run.model, run.bundle
+    assert model is not None and bundle is not None
     architecture = model.architecture
-    base = None if confirmation.base is None else {"hits": confirmation.base.hits, "n": confirmation.base.n}
+    shown = _base_behaviour(confirmation)
     return {
         "versions": versions(),
         "seed": run.settings.seed,
@@ -191,29 +244,17 @@ def manifest_facts(
         "settings": recorded_settings(run.resolved),
         "model": {"id": model.source.name, "commit": model.source.commit, "dtype": model.dtype},
         "data": bundle.records(),
-        "fingerprint": {} if study is None else dict(study.fingerprint),
-        "directions": dict(extraction.bank.provenance),
-        "trial": {
-            "index": trial.trial,
-            "parameters": dict(trial.parameters),
-            "strengths": {path: list(values) for path, values in trial.strengths.items()},
-        },
-        "scores": {
-            "search": _plain(trial.search),
-            "held_out": None if trial.held_out is None else _plain(trial.held_out),
-        },
-        "baseline": base,
+        "baseline": None if shown is None else {"hits": shown.hits, "n": shown.n},
         "noise_floor": confirmation.floor,
         "degradations": list(run.degradations),
         "coverage": {"share": architecture.covered_share(), "family": architecture.family},
         "timings": {name: round(value, 3) for name, value in run.seconds.items()},
-        "selection": reason,
     }
 
 
 def _write_card(
     run: Run,
-    trial: TrialReport,
+    chosen: ChosenEdit,
     confirmation: Confirmation,
     verified: Measurement,
     staging: StagedFolder,
@@ -234,8 +275,8 @@ def _write_card(
             f"greedy, {settings.max_response_length} tokens, {_mode_text(run, verified)}, "
             f"{confirmation.where} prompts, {model.dtype}"
         ),
-        reproduce=f"heretic {model.source.basename} --seed {settings.seed} --n-trials {settings.n_trials}",
-        strengths=_peak_strengths(trial),
+        reproduce=chosen.command,
+        strengths=_peak_strengths(chosen.strengths),
         guards={name: "passed" if value <= 0 else "broken" for name, value in verified.guards.items()},
         degradations=run.degradations,
         not_measured=NOT_MEASURED,
@@ -246,14 +287,13 @@ def _write_card(
 
 
 def _card_rows(confirmation: Confirmation, verified: Measurement) -> list[CardRow]:
-    base = confirmation.base
-    rate = verified.rate
+    rate, before = verified.behaviour, _base_behaviour(confirmation)
     thinking = ", thinking on" if verified.mode == "on" else ""
     rows = [
         CardRow(
             metric=f"behaviour rate{thinking}",
             dataset=f"{confirmation.where} prompts",
-            before=None if base is None else _measured(base.hits, base.n),
+            before=None if before is None else _measured(before.hits, before.n),
             after=Measured(rate.value, rate.n, rate.low, rate.high),
         )
     ]
@@ -274,6 +314,11 @@ def _card_rows(confirmation: Confirmation, verified: Measurement) -> list[CardRo
     return rows
 
 
+def _base_behaviour(confirmation: Confirmation) -> Rate | None:
+    found = confirmation.base_measured
+    return None if found is None else found.behaviour
+
+
 def _mode_text(run: Run, verified: Measurement) -> str:
     """In which mode the numbers were measured (requirements R-MOD-53)."""
     budget = f"thinking on with {run.settings.thinking_tokens} tokens for the thought"
@@ -289,13 +334,15 @@ def _measured(hits: int, n: int) -> Measured:
     return Measured(rate.value, rate.n, rate.low, rate.high)
 
 
-def _peak_strengths(trial: TrialReport) -> dict[str, str]:
+def _peak_strengths(strengths: Mapping[str, Sequence[float]]) -> dict[str, str]:
     """Largest effective strength per kind of site, as text."""
     peaks: dict[str, list[float]] = {}
-    for path, values in trial.strengths.items():
+    for path, values in strengths.items():
         component = ".".join(part for part in path.split(".")[-3:] if part not in ("weight", "layers"))
-        peaks.setdefault(component, []).extend(values)
-    return {name: f"up to {max(values):.2f} in {len(values)} layers" for name, values in peaks.items()}
+        peaks.setdefault(component, []).append(max(values, key=abs))
+    return {
+        name: f"up to {max(values, key=abs):.2f} in {len(values)} layers" for name, values in peaks.items()
+    }
 
 
 def upload_model_huggingface(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from heretic.architectures.resolve import text_config
 from heretic.architectures.site import Architecture
 from heretic.config import SearchSpace, public_settings, settings_for_fingerprint
 from heretic.constants import ALGORITHM_VERSION
@@ -15,6 +16,7 @@ from heretic.evaluator import Outcome
 from heretic.evaluator.copies import copied, processes_for
 from heretic.exceptions import UnknownSettingError
 from heretic.export.digest import weight_digest
+from heretic.phases.method import strategy_defaults, strategy_dimensions
 from heretic.phases.state import Run
 from heretic.phases.throughput import trials_per_batch
 from heretic.phases.trial_scores import Rivals, kl_objective, scores
@@ -35,6 +37,8 @@ from heretic.study.types import (
     Value,
 )
 from heretic.study.workers import search_shared
+from heretic.transfer.profiles import detect_family, load_profiles, measured_profile
+from heretic.transfer.warm_start import warm_start_points
 
 logger = logging.getLogger("heretic.phases")
 
@@ -70,14 +74,26 @@ def _tokenizer_digest(run: Run) -> str:
 
 
 def search_space(run: Run) -> tuple[Dimension, ...]:
-    """The parameters of the run's strategy over the model's components."""
+    """Direction, one kernel for each component that the strategy edits, and what the strategy adds to them."""
     assert run.model is not None
-    return reachable_space(run.model.architecture, run.settings.search_space)
+    base = reachable_space(run.model.architecture, run.settings.search_space, edited_components(run))
+    return (*base, *strategy_dimensions(run))
 
 
-def reachable_space(architecture: Architecture, ranges: SearchSpace) -> tuple[Dimension, ...]:
+def edited_components(run: Run) -> tuple[str, ...]:
+    """Components that the run's strategy can edit at all: head edits reach nothing but output projections."""
+    assert run.model is not None and run.extraction is not None
+    sites, chosen = run.model.architecture.sites, run.extraction.findings.head_sites
+    if run.settings.strategy != "heads":
+        return run.model.architecture.components
+    return tuple(dict.fromkeys(site.component for site in sites if site.path in chosen))
+
+
+def reachable_space(
+    architecture: Architecture, ranges: SearchSpace, components: Sequence[str] | None = None
+) -> tuple[Dimension, ...]:
     """The space without components that no kernel of it can reach (algorithms 5.2: no dead dimensions)."""
-    components, layers = architecture.components, architecture.layers
+    components, layers = components or architecture.components, architecture.layers
     space = default_space(components, layers, overrides=overrides(ranges, components, layers))
     sites = {
         name: [site.layer for site in architecture.sites if site.component == name] for name in components
@@ -197,8 +213,33 @@ ANCHORS: Final[tuple[Anchor, ...]] = (
 
 
 def enqueue_warm_start_trials(run: Run) -> list[dict[str, Value]]:
-    """Points tried first, before the start-up design. Priors of model families join them when they exist."""
-    return anchor_points(run, ANCHORS)
+    """Points tried first, before the start-up design: even edits, then priors of the model's family (R-WST-03), or of
+    where the classes separate when the family is unknown (R-WST-04)."""
+    anchors = anchor_points(run, ANCHORS)
+    settings = run.settings
+    assert run.model is not None and run.extraction is not None
+    if not settings.use_warm_start_params or not settings.warm_start_n_trials:
+        return anchors
+    family = model_family(run)
+    profile = load_profiles()[family] if family else measured_profile(run.extraction.effect_size)
+    points = warm_start_points(
+        profile,
+        components=edited_components(run),
+        layers=run.model.architecture.layers,
+        count=settings.warm_start_n_trials,
+        ranges={d.name: (d.low, d.high) for d in search_space(run) if d.kind != "categorical"},
+    )
+    return [*anchors, *({**strategy_defaults(run), **point} for point in points)]
+
+
+def model_family(run: Run) -> str | None:
+    """The family whose profile fits: the setting, else the configuration, else the name; None = unknown."""
+    assert run.model is not None
+    return detect_family(
+        configured=run.settings.model_family,
+        model_type=str(text_config(run.model.network).model_type),
+        name=run.model.source.basename,
+    )
 
 
 def anchor_points(run: Run, anchors: Sequence[Anchor]) -> list[dict[str, Value]]:
@@ -209,10 +250,11 @@ def anchor_points(run: Run, anchors: Sequence[Anchor]) -> list[dict[str, Value]]
     points: list[dict[str, Value]] = []
     for scope, index, peak, (position, half_width) in anchors:
         point: dict[str, Value] = {
+            **strategy_defaults(run),
             "direction_scope": scope,
             "direction_index": None if index is None else index * last,
         }
-        for component in architecture.components:
+        for component in edited_components(run):
             point[f"{component}.max_weight"] = peak
             point[f"{component}.max_weight_position"] = position * last
             point[f"{component}.min_weight"] = 1.0
@@ -311,11 +353,10 @@ def scored_with(run: Run, score: Callable[..., list[Outcome]]) -> Evaluate:
         proposals: Sequence[Proposal], finished: Sequence[FinishedTrial], /
     ) -> list[Scores | TrialFailure]:
         plans = [run.plan(proposal.parameters) for proposal in proposals]
-        assert run.model is not None
         rivals = Rivals.of(finished, total)
         stops = settings.early_stop_trials
         outcomes = score(
-            [plan.edits(run.model.gain) for plan in plans],
+            [plan.edits(run.writers) for plan in plans],
             rivals.can_win if stops else None,
             rivals.hopeless if stops and settings.racing else None,
         )

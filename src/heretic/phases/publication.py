@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Save and upload a chosen trial, shown and timed, for the automatic choice and for the menu alike."""
+"""Save and upload a chosen edit, shown and timed, for the automatic choice, the menu and direction files alike."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heretic.phases.model_saving import manifest_facts, save_model_local, upload_model_huggingface
+from heretic.phases.evaluation import Confirmation
+from heretic.phases.model_saving import (
+    ChosenEdit,
+    Saved,
+    manifest_facts,
+    save_model_local,
+    trial_edit,
+    upload_model_huggingface,
+)
 from heretic.phases.reporting import Result
 from heretic.phases.state import Run
 from heretic.report import TrialReport
@@ -19,14 +28,26 @@ def save(run: Run, result: Result, trial: TrialReport, folder: Path | None = Non
     """Write, reload and measure `trial`; it becomes the result. Returns a sentence to show."""
     reason = "" if result.selection is None else result.selection.reason
     facts = manifest_facts(run, trial, reason, result.confirmation)
+    result.saved = save_edit(run, trial_edit(run, trial), result.confirmation, facts, folder)
+    result.chosen = trial
+    return f"Saved to {result.saved.folder}."
+
+
+def save_edit(
+    run: Run,
+    chosen: ChosenEdit,
+    confirmation: Confirmation,
+    facts: Mapping[str, object],
+    folder: Path | None = None,
+) -> Saved:
+    """Write, reload and measure an edit, wherever it comes from."""
     with run.phase("saving", "Saving, loading again and measuring the saved files") as phase:
-        saved = save_model_local(run, trial, result.confirmation, facts, folder)
-        rate = saved.verified.rate
+        saved = save_model_local(run, chosen, confirmation, facts, folder)
+        rate = saved.verified.behaviour
         phase.result(f"{saved.folder}: {rate.hits}/{rate.n} measured from the saved files")
     for warning in saved.warnings:
         run.console.warn(warning)
-    result.saved, result.chosen = saved, trial
-    return f"Saved to {saved.folder}."
+    return saved
 
 
 def upload(

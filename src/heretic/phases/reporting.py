@@ -46,7 +46,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
     """The report of a run in its present state."""
     model, bundle, baseline = run.model, run.bundle, run.baseline
     assert model is not None and bundle is not None and baseline is not None
-    selection, saved, study = result.selection, result.saved, run.study
+    selection, saved = result.selection, result.saved
     total, search = time.monotonic() - run.started, run.seconds.get("search", 0.0)
     measured_here = max(1, run.trials_here)
     timings = {
@@ -63,16 +63,10 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         behaviour=run.resolved.behaviour.name,
         goal=run.settings.goal,
         strategy=run.settings.strategy,
-        study={
-            "name": None if study is None else study.name,
-            "storage": hide_secret("storage", run.settings.storage),
-            "trials": len(result.outcome.finished),
-            "failed": len(result.outcome.failed),
-            "ended": result.outcome.reason,
-        },
+        study=_study(run, result),
         settings=public_settings(run.resolved),
         baseline=baseline_of(run, result),
-        search_baseline=measurement("search", baseline.outcome, None, None),
+        search_baseline=measurement("search", baseline.outcome, None, None, inverted=run.induces),
         noise_floor=result.confirmation.floor,
         front=list(result.front),
         chosen=result.chosen,
@@ -93,13 +87,26 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
     )
 
 
+def _study(run: Run, result: Result) -> Mapping[str, object]:
+    """The study in figures; empty where nothing was searched."""
+    if run.study is None:
+        return {}
+    return {
+        "name": run.study.name,
+        "storage": hide_secret("storage", run.settings.storage),
+        "trials": len(result.outcome.finished),
+        "failed": len(result.outcome.failed),
+        "ended": result.outcome.reason,
+    }
+
+
 def baseline_of(run: Run, result: Result) -> Measurement:
     """The base on the prompts on which the chosen trial was judged."""
     confirmation = result.confirmation
     if confirmation.base_measured is not None:
         return confirmation.base_measured
     assert run.baseline is not None
-    return measurement("search", run.baseline.outcome, None, None)
+    return measurement("search", run.baseline.outcome, None, None, inverted=run.induces)
 
 
 def coverage(run: Run) -> Mapping[str, object]:

@@ -14,8 +14,10 @@ from heretic.console import Console, Phase
 from heretic.decoding.protocol import Engine
 from heretic.evaluator import Evaluator, Lengths, Outcome
 from heretic.interventions.hooks import Edits
+from heretic.interventions.placement import Parameters, PlanContext
 from heretic.interventions.plan import Plan
-from heretic.interventions.planners import STRATEGIES, Parameters, PlanContext
+from heretic.interventions.planners import STRATEGIES
+from heretic.interventions.writers import Writers
 from heretic.model.model import Model
 from heretic.phases.dataset_loading import DatasetBundle
 from heretic.phases.direction_extraction import DirectionExtractionResult
@@ -71,6 +73,11 @@ class Run:
         return self.resolved.settings
 
     @property
+    def induces(self) -> bool:
+        """The goal is more of the behaviour."""
+        return self.settings.goal == "induce"
+
+    @property
     def lengths(self) -> Lengths:
         """Reply lengths in tokens."""
         settings = self.settings
@@ -91,7 +98,12 @@ class Run:
         assert self.context is not None
         return STRATEGIES[self.settings.strategy](parameters, self.context)
 
+    @property
+    def writers(self) -> Writers:
+        """The writers of the loaded model."""
+        assert self.model is not None
+        return Writers(self.model.network)
+
     def edits(self, parameters: Parameters) -> Edits:
         """The edits of a trial's parameters."""
-        assert self.model is not None
-        return self.plan(parameters).edits(self.model.gain)
+        return self.plan(parameters).edits(self.writers)

@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from typing import Final
+from collections.abc import Callable
 
-import safetensors.torch
-
-from heretic.directions.bank import DirectionBank
+from heretic.architectures.site import Architecture
+from heretic.config import Settings
+from heretic.directions.findings import Findings
 from heretic.evaluator import Evaluator
-from heretic.exceptions import AbliterationError, ModelValidationError, StudyCorruptError
+from heretic.exceptions import AbliterationError, ModelValidationError
 from heretic.export.folder import inspect_folder
-from heretic.interventions.planners import PlanContext
+from heretic.interventions.placement import PlanContext
 from heretic.interventions.schedule import LayerProfile
 from heretic.model.model import Model
 from heretic.model.source import ModelSource
 from heretic.phases import loading
+from heretic.phases.captures import Captures
 from heretic.phases.choice import Confirmed, confirm
 from heretic.phases.dataset_loading import DatasetBundle, load_datasets
 from heretic.phases.direction_extraction import DirectionExtractionResult, extract_refusal_directions
@@ -30,22 +30,22 @@ from heretic.phases.evaluation import (
     detect_response_prefix,
     make_evaluator,
     measure_baseline,
+    sides,
     verify_no_thought,
 )
+from heretic.phases.findings_store import store_extraction, stored_extraction
+from heretic.phases.findings_view import describe_findings
+from heretic.phases.method import captures_of, extraction_options
 from heretic.phases.model_saving import chosen_folder
 from heretic.phases.optimization import run_optimization
 from heretic.phases.state import Baseline, Run
 from heretic.phases.throughput import require_fitting
 from heretic.report_view import rate_text
 from heretic.study.catalogue import check_ready
-from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome
-from heretic.study.sharing import keep_file, kept_file
 from heretic.study.types import Progress
 
 logger = logging.getLogger("heretic.phases")
-
-DIRECTIONS_FILE: Final = "directions.safetensors"
 
 
 def announce(run: Run) -> None:
@@ -86,6 +86,14 @@ def preflight(run: Run) -> ModelSource:
     return source
 
 
+def begin(run: Run) -> None:
+    """The first steps, up to the figures of the unedited model, for what is not a search."""
+    source = preflight(run)
+    run.bundle = load_prompts(run)
+    run.model = load_network(run, source)
+    run.evaluator, run.baseline = measure_base(run)
+
+
 def load_prompts(run: Run) -> DatasetBundle:
     """All prompt sets, with what was noticed on the way."""
     with run.phase("data", "Loading prompts") as phase:
@@ -123,10 +131,11 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
     with run.phase("baseline", "Measuring the unedited model") as phase:
         prefix = detect_response_prefix(run)
         verify_no_thought(run)
+        counted, kept = sides(run, bundle.bad_evaluation, bundle.good_evaluation)
         evaluator = make_evaluator(
             run,
-            bundle.bad_evaluation.prompts,
-            bundle.good_evaluation.prompts,
+            counted.prompts,
+            kept.prompts,
             early_exit=run.settings.early_exit,
             early_stop=run.settings.early_stop_trials,
         )
@@ -135,9 +144,8 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
         _note_idle_race(run, len(evaluator.bad))
         baseline = measure_baseline(run, evaluator)
         outcome = baseline.outcome
-        phase.result(
-            f"{outcome.hits}/{outcome.n} show the behaviour; noise floor of the KL {baseline.floor:.1e}"
-        )
+        shown = outcome.n - outcome.hits if run.induces else outcome.hits
+        phase.result(f"{shown}/{outcome.n} show the behaviour; noise floor of the KL {baseline.floor:.1e}")
     if prefix:
         run.console.note(f"Every reply starts with {prefix!r}; it is appended to the prompts.")
     if baseline.late > LATE_SHARE * outcome.n:
@@ -158,25 +166,45 @@ def _note_idle_race(run: Run, prompts: int) -> None:
 
 
 def extract(run: Run) -> DirectionExtractionResult:
-    """The direction bank: from the study where it is stored, else from the prompts (reliability REL-R03, B05)."""
-    assert run.model is not None and run.bundle is not None and run.engine is not None
+    """The directions: from the study where they are stored, else from the prompts (reliability REL-R03, B05)."""
+    study, model = run.study, run.model
+    assert study is not None and model is not None
+
+    def found() -> DirectionExtractionResult:
+        stored = stored_extraction(study)
+        if stored is not None:
+            return stored
+        result = _from_prompts(run, captures_of(run))
+        store_extraction(study, model.source.name, result)
+        return result
+
+    return _extracted(run, found)
+
+
+def extract_without_study(run: Run, captures: Captures) -> DirectionExtractionResult:
+    """The directions from the prompts, kept nowhere."""
+    return _extracted(run, lambda: _from_prompts(run, captures))
+
+
+def _from_prompts(run: Run, captures: Captures) -> DirectionExtractionResult:
+    assert run.bundle is not None
+    return extract_refusal_directions(captures, run.bundle, extraction_options(run))
+
+
+def _extracted(run: Run, found: Callable[[], DirectionExtractionResult]) -> DirectionExtractionResult:
+    """What `found` returns, shown and timed; warnings are errors with --strict."""
     with run.phase("directions", "Finding directions") as phase:
-        stored = stored_extraction(run)
-        result = stored or extract_refusal_directions(
-            run.model,
-            run.bundle,
-            prepare=run.engine.prepare,
-            width=run.settings.batch_size or run.settings.max_batch_size,
-            project=run.settings.project_direction,
-            seed=run.settings.seed,
-        )
-        if stored is None:
-            _store_extraction(run, result)
+        result = found()
         best = result.best_layer
         phase.result(
             f"{result.bank.layers} layers; layer {best} separates best: AUROC {result.auroc[best]:.3f}, "
             f"d' {result.effect_size[best]:.1f}, accuracy {result.stability[best]:.2f}"
         )
+    for line in describe_findings(result.findings):
+        run.console.note(line)
+    for degradation in result.degradations:
+        run.console.warn(degradation)
+        run.degradations.append(degradation)
     for warning in result.warnings:
         if run.settings.strict:
             raise AbliterationError(warning, hint="Leave out --strict to go on.")
@@ -184,71 +212,30 @@ def extract(run: Run) -> DirectionExtractionResult:
     return result
 
 
-def _store_extraction(run: Run, result: DirectionExtractionResult) -> None:
-    study = run.study
-    assert study is not None and run.model is not None
-    study.set_attribute("model", run.model.source.name)
-    if study.location.url is None:
-        return
-    data = safetensors.torch.save({"directions": result.bank.directions, "spread": result.bank.spread})
-    digest = hashlib.sha256(data).hexdigest()
-    known = study.attribute("directions")
-    if known is not None and known["sha256"] != digest:
-        raise StudyCorruptError(
-            f"The stored directions of the study {study.name!r} are gone, and the new ones differ from them.",
-            hint="Use --resume fresh; the old trials belong to the old directions.",
-        )
-    keep_file(study, DIRECTIONS_FILE, data)
-    study.set_attribute(
-        "directions",
-        {
-            "sha256": digest,
-            "provenance": plain(result.bank.provenance, "provenance"),
-            "stability": list(result.stability),
-            "auroc": list(result.auroc),
-            "effect_size": list(result.effect_size),
-            "warnings": list(result.warnings),
-        },
-    )
-
-
-def stored_extraction(run: Run) -> DirectionExtractionResult | None:
-    """The directions that belong to the study, if they are stored: beside a SQLite file, inside a server."""
-    study = run.study
-    assert study is not None
-    known = study.attribute("directions")
-    data = None if known is None else kept_file(study, DIRECTIONS_FILE)
-    if data is None:
-        return None
-    if hashlib.sha256(data).hexdigest() != known["sha256"]:
-        raise StudyCorruptError(
-            f"The directions of {study.name!r} ({DIRECTIONS_FILE}) are not those the study was made with.",
-            hint="Remove it to have them found again, or use --resume fresh.",
-        )
-    tensors = safetensors.torch.load(data)
-    return DirectionExtractionResult(
-        bank=DirectionBank(tensors["directions"], tensors["spread"], known["provenance"]),
-        stability=tuple(known["stability"]),
-        auroc=tuple(known["auroc"]),
-        effect_size=tuple(known["effect_size"]),
-        warnings=tuple(known["warnings"]),
-    )
+def profiled(settings: Settings) -> bool:
+    """Whether strength follows the ranges of depth: heads are chosen by what each of them writes, at any depth."""
+    return settings.enable_layer_profiles and settings.strategy != "heads"
 
 
 def plan_context(run: Run) -> PlanContext:
     """What the planner needs besides a trial's parameters."""
     assert run.model is not None and run.extraction is not None
-    settings = run.settings
+    return context_of(run.settings, run.model.architecture, run.extraction.findings)
+
+
+def context_of(settings: Settings, architecture: Architecture, findings: Findings) -> PlanContext:
+    """The same of any findings; the architecture may be that of a configuration alone."""
     ranges = [
         (r.start, r.end, r.multiplier) for r in sorted(settings.layer_range_profiles, key=lambda r: r.start)
     ]
-    if not run.model.architecture.sites:
+    if not architecture.sites:
         raise ModelValidationError("The model has no writer that could be edited.")
     return PlanContext(
-        architecture=run.model.architecture,
-        bank=run.extraction.bank,
-        profile=LayerProfile(tuple(ranges) if settings.enable_layer_profiles else ()),
+        architecture=architecture,
+        findings=findings,
+        profile=LayerProfile(tuple(ranges) if profiled(settings) else ()),
         cap=settings.max_strength,
+        goal=settings.goal,
     )
 
 
@@ -289,9 +276,9 @@ def confirm_finalists(run: Run, outcome: StudyOutcome) -> tuple[Confirmation, li
     with run.phase("confirmation", "Confirming the best trials on held-out prompts") as phase:
         base = confirmation.measure_base()
         confirmed = confirm(run, confirmation, outcome.finished)
-        best = min((entry.measurement.rate.hits for entry in confirmed), default=None)
-        shown = "no usable trial" if best is None else f"best {best}/{base.rate.n}"
-        phase.result(f"{len(confirmed)} trials; base {rate_text(base.rate)}, {shown}")
+        best = min(confirmed, key=lambda entry: entry.measurement.rate.hits, default=None)
+        shown = "no usable trial" if best is None else f"best {rate_text(best.measurement.behaviour)}"
+        phase.result(f"{len(confirmed)} trials; base {rate_text(base.behaviour)}, {shown}")
     if not confirmation.held_out:
         run.degradations.append("no held-out prompts: the confirmed figures are those of the search prompts")
         run.console.warn("No held-out prompts could be loaded; figures are optimistic by selection.")

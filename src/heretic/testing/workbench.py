@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from heretic.architectures.resolve import resolve
 from heretic.interventions.hooks import Edits
 from heretic.interventions.plan import Plan, PlanRow
+from heretic.interventions.writers import Writers
 from heretic.model.model import Model
 from heretic.model.source import ModelSource
 from heretic.model.tokens import PromptEncoder
@@ -46,4 +47,4 @@ def removal(model: Model, seed: int = 1, strength: float = 1.0, rank: int = 1) -
     rows = tuple(
         PlanRow(site, directions, torch.full((rank,), strength)) for site in model.architecture.sites
     )
-    return Plan(rows).edits(model.gain)
+    return Plan(rows).edits(Writers(model.network))
