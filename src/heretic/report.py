@@ -100,11 +100,21 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class CategoryRate:
+    """The behaviour on the held-out prompts of one category, before and after (requirements R-CON-03)."""
+
+    name: str
+    before: Rate
+    after: Rate
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """The whole run.
 
     baseline: the unedited model on the prompts on which the chosen trial was judged; search_baseline: on those of the
-    search. verified: measured again from the saved and reloaded files; None when nothing was saved.
+    search. verified: measured again from the saved and reloaded files; None when nothing was saved. categories: of the
+    prompts on which the chosen trial was judged; empty where they have none.
     """
 
     status: str
@@ -131,6 +141,7 @@ class RunReport:
     data: Mapping[str, object]
     environment: Mapping[str, object]
     examples: Sequence[Example] = ()
+    categories: Sequence[CategoryRate] = ()
     next_command: str = ""
     search_baseline: Measurement | None = None
 

@@ -183,6 +183,8 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
             )
     if report.separable:
         yield _line(f"winner against runner-up: {report.separable}")
+    for entry in report.categories:
+        yield _line(f"{entry.name}: {rate_text(entry.before)} before, {rate_text(entry.after)} after")
 
 
 def _example(number: int, example: Example) -> Iterator[RenderableType]:

@@ -145,3 +145,13 @@ def test_bad_overrides_are_refused_by_name() -> None:
         with pytest.raises(ConfigurationError) as error:
             default_space(COMPONENTS, 8, overrides={key: bounds})
         assert key in error.value.message
+
+
+def test_a_choice_of_scopes_is_kept_and_leaves_no_dead_dimension() -> None:
+    """5.2: without the global scope there is no index to choose; control: both scopes by default."""
+    names = [dimension.name for dimension in default_space(COMPONENTS, 16, scopes=("per_layer",))]
+    assert "direction_index" not in names and "direction_scope" in names
+    assert "direction_index" in [dimension.name for dimension in default_space(COMPONENTS, 16)]
+    alone = default_space(COMPONENTS, 16, scopes=("global",))
+    assert alone[0].choices == ("global",) and alone[1].name == "direction_index"
+    assert default_space(COMPONENTS, 1, scopes=("per_layer",))[0].choices == ("global",)

@@ -96,8 +96,14 @@ def apply(
         main.Strength(strength, peak_position, edge, half_width),
         layer,
     )
-    document = describe_application(application)
-    context.console.document(document)
+    return _carried_out(application, context)
+
+
+def _carried_out(application: Application, context: Context) -> int:
+    """Show the plan and, unless it is all that was asked for, follow it."""
+    from heretic import main
+
+    context.console.document(describe_application(application))
     _show(application, context)
     if context.flags.dry_run:
         plan = main.dry_run(application.resolved, console=context.console)

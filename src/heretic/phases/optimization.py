@@ -24,7 +24,7 @@ from heretic.phases.workers import LocalWorkers, shared_threads, worker_count
 from heretic.study.records import plain
 from heretic.study.runner import StudyOutcome, run_study
 from heretic.study.sharing import Terms, share, terms_of
-from heretic.study.space import default_space, reached
+from heretic.study.space import SCOPES, default_space, reached
 from heretic.study.state import Study, open_study
 from heretic.study.types import (
     Dimension,
@@ -94,7 +94,12 @@ def reachable_space(
 ) -> tuple[Dimension, ...]:
     """The space without components that no kernel of it can reach (algorithms 5.2: no dead dimensions)."""
     components, layers = components or architecture.components, architecture.layers
-    space = default_space(components, layers, overrides=overrides(ranges, components, layers))
+    space = default_space(
+        components,
+        layers,
+        overrides=overrides(ranges, components, layers),
+        scopes=ranges.direction_scope or SCOPES,
+    )
     sites = {
         name: [site.layer for site in architecture.sites if site.component == name] for name in components
     }

@@ -12,10 +12,10 @@ from heretic.config import public_settings
 from heretic.config.settings import redact as hide_secret
 from heretic.phases.choice import Confirmed, separability, trial_reports
 from heretic.phases.environment import versions
-from heretic.phases.evaluation import Confirmation, examples, measurement
+from heretic.phases.evaluation import Confirmation, examples, measurement, rate_of
 from heretic.phases.model_saving import Saved
 from heretic.phases.state import Run
-from heretic.report import Example, Measurement, RunReport, TrialReport
+from heretic.report import CategoryRate, Example, Measurement, Rate, RunReport, TrialReport
 from heretic.study.runner import StudyOutcome
 from heretic.study.selection import Selection
 
@@ -83,6 +83,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         data=bundle.records(),
         environment=versions(),
         examples=example_replies(result),
+        categories=category_rates(run, result),
         next_command=next_command(run, result),
     )
 
@@ -132,6 +133,22 @@ def example_replies(result: Result) -> list[Example]:
     if entry is None or confirmation.base is None:
         return []
     return examples([prompt.text for prompt in confirmation.bad], confirmation.base, entry.outcome)
+
+
+def category_rates(run: Run, result: Result) -> list[CategoryRate]:
+    """The behaviour by category of prompt, base and chosen trial; empty without categories or held-out figures."""
+    confirmation, chosen = result.confirmation, result.chosen
+    entry = next((e for e in result.confirmed if chosen is not None and e.trial.index == chosen.trial), None)
+    names = [prompt.category for prompt in confirmation.bad]
+    if entry is None or confirmation.base is None or None in names or len(set(names)) < 2:
+        return []
+
+    def rate(name: str | None, labels: Sequence[str]) -> Rate:
+        own = [label != "none" for label, of in zip(labels, names, strict=True) if of == name]
+        return rate_of(sum(own), len(own))
+
+    before, after = confirmation.base.labels, entry.outcome.labels
+    return [CategoryRate(str(name), rate(name, before), rate(name, after)) for name in dict.fromkeys(names)]
 
 
 def next_command(run: Run, result: Result) -> str:

@@ -121,8 +121,9 @@ def default_space(
     layers: int,
     *,
     overrides: Mapping[str, tuple[float, float]] | None = None,
+    scopes: Sequence[str] = SCOPES,
 ) -> tuple[Dimension, ...]:
-    """The space of strategy `single`: one direction per trial, one kernel per component (requirements 7.2).
+    """The space that all strategies share: where the direction is from, one kernel per component (requirements 7.2).
 
     components: names such as `attn.o_proj`; layers: L >= 1, all ranges adapt to P = L - 1. overrides:
     "direction_index", "<component>.<parameter>", or "<parameter>" for all components, to (low, high). Raises
@@ -152,10 +153,12 @@ def default_space(
     }
     chosen["direction_index"] = (INDEX_RANGE[0] * last, INDEX_RANGE[1] * last)
     _apply_overrides(chosen, overrides or {}, tuple(ranges), limits)
-    space = [
-        Dimension("direction_scope", "categorical", choices=SCOPES if layers > 1 else (GLOBAL_SCOPE,)),
-        Dimension("direction_index", "float", *chosen["direction_index"], active=_scope_is_global),
-    ]
+    choices = tuple(scope for scope in SCOPES if scope in scopes) if layers > 1 else (GLOBAL_SCOPE,)
+    space = [Dimension("direction_scope", "categorical", choices=choices)]
+    if GLOBAL_SCOPE in choices:
+        space.append(
+            Dimension("direction_index", "float", *chosen["direction_index"], active=_scope_is_global)
+        )
     for component in components:
         weight = f"{component}.max_weight"
         space.append(Dimension(weight, "float", *chosen[weight], clamp=0.0))
