@@ -29,44 +29,46 @@ from heretic.phases.state import Run
 from heretic.study.runner import StudyOutcome, run_study
 from heretic.study.state import open_study
 
+NO_COVECTOR = "--no-use-covectors"
 OFF = (
     "--no-use-activation-calibration",
     "--no-orthogonalize-directions",
     "--no-use-warm-start-params",
+    NO_COVECTOR,
 )
-NO_ENSEMBLE = "--no-ensemble-probe-pca"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     # Every feature that requirements 3.5 has on by default, off.
-    "plain": (*OFF, NO_ENSEMBLE),
+    "plain": OFF,
     # One of them on.
-    "calibrated": (*OFF[1:], NO_ENSEMBLE),
-    "helpful": (OFF[0], OFF[2], NO_ENSEMBLE),
-    "warm": (*OFF[:2], NO_ENSEMBLE),
-    "ensemble": OFF,
-    "probe": (*OFF, NO_ENSEMBLE, "--use-supervised-probing"),
-    "no-profile": (*OFF, NO_ENSEMBLE, "--no-enable-layer-profiles"),
+    "calibrated": OFF[1:],
+    "helpful": ("--orthogonalize-directions", OFF[0], *OFF[2:]),
+    "warm": (*OFF[:2], NO_COVECTOR),
+    "ensemble": (*OFF, "--ensemble-probe-pca"),
+    "covector": OFF[:3],
+    "probe": (*OFF, "--use-supervised-probing"),
+    "no-profile": (*OFF, "--no-enable-layer-profiles"),
     # All of them on, as the requirements have it.
     "stated": ("--use-activation-calibration", "--orthogonalize-directions", "--ensemble-probe-pca"),
     # What the program does by default.
     "program": (),
     # Other strategies with those features off.
-    "subspace": (*OFF, "--strategy=subspace"),
+    "subspace": (*OFF[:3], "--strategy=subspace"),
     "subspace-unweighted": (
-        *OFF,
+        *OFF[:3],
         "--strategy=subspace",
         "--no-use-eigenvalue-weights",
         "--direction-weights=1,1,1",
     ),
-    "rounds": (*OFF, "--strategy=subspace", "--n-refusal-directions=1", "--iterative-rounds=3"),
-    "cones": (*OFF, "--strategy=cones"),
-    "oblique": (*OFF, "--strategy=oblique"),
-    "norms": (*OFF, "--strategy=norm_preserving"),
-    "heads": (*OFF, NO_ENSEMBLE, "--strategy=heads"),
-    "caa": (*OFF, NO_ENSEMBLE, "--strategy=caa"),
-    "sacred": (*OFF, NO_ENSEMBLE, "--use-sacred-directions"),
-    "unprojected": (*OFF, NO_ENSEMBLE, "--no-project-direction"),
-    "induce": (*OFF, NO_ENSEMBLE, "--goal=induce"),
+    "rounds": (*OFF[:3], "--strategy=subspace", "--n-refusal-directions=1", "--iterative-rounds=3"),
+    "cones": (*OFF[:3], "--strategy=cones"),
+    "oblique": (*OFF[:3], "--strategy=oblique"),
+    "norms": (*OFF[:3], "--strategy=norm_preserving"),
+    "heads": (*OFF, "--strategy=heads"),
+    "caa": (*OFF, "--strategy=caa"),
+    "sacred": (*OFF, "--use-sacred-directions"),
+    "unprojected": (*OFF, "--no-project-direction"),
+    "induce": (*OFF[:3], "--goal=induce"),
 }
 
 

@@ -17,6 +17,7 @@ from heretic.exceptions import (
     CAAExtractionError,
     CircuitAblationError,
     ConceptConeError,
+    ExtractionError,
     SacredDirectionError,
     SupervisedProbeError,
 )
@@ -80,8 +81,8 @@ def run_with(*tokens: str) -> Run:
 
 prepared = cache(run_with)
 
-PLAIN = ("--no-use-activation-calibration", "--no-orthogonalize-directions", "--no-ensemble-probe-pca")
-SUBSPACE = ("--strategy=subspace", *PLAIN[:2])
+PLAIN = ("--no-use-covectors",)
+SUBSPACE = ("--strategy=subspace",)
 
 
 def objectives(run: Run, **changes: Value) -> tuple[Any, ...]:
@@ -111,8 +112,8 @@ def objectives(run: Run, **changes: Value) -> tuple[Any, ...]:
         (SUBSPACE, "--eigenvalue-weight-temperature=3"),
         (SUBSPACE, "--no-use-eigenvalue-weights"),
         (SUBSPACE, "--iterative-rounds=2"),
-        (("--strategy=oblique", *PLAIN[:2]), "--search-space.shrinkage=0.9"),
-        (("--strategy=cones", *PLAIN[:2]), "--min-cone-size=20"),
+        (("--strategy=oblique",), "--search-space.shrinkage=0.9"),
+        (("--strategy=cones",), "--min-cone-size=20"),
     ],
 )
 def test_a_switch_changes_what_is_measured(base: tuple[str, ...], change: str) -> None:
@@ -127,12 +128,12 @@ def test_parameters_of_the_strategies_change_what_is_measured() -> None:
     """Nothing shadows anything: the search sees a difference in each dimension that a strategy adds."""
     for tokens, name, values in (
         (SUBSPACE, "n_components", (1, 3)),
-        (("--strategy=norm_preserving", *PLAIN[:2]), "norm_mode", ("column", "row")),
+        (("--strategy=norm_preserving",), "norm_mode", ("column", "row")),
         (("--strategy=heads", *PLAIN), "n_heads", (1, 6)),
         (("--strategy=caa", *PLAIN), "addition_strength", (0.0, 1.0)),
-        (("--goal=induce", *PLAIN), "addition_strength", (0.2, 1.0)),
-        (("--goal=induce", *PLAIN), "amplification", (0.0, 1.0)),
-        (("--strategy=oblique", *PLAIN[:2]), "center", ("no", "yes")),
+        (("--goal=induce",), "addition_strength", (0.2, 1.0)),
+        (("--goal=induce",), "amplification", (0.0, 1.0)),
+        (("--strategy=oblique",), "center", ("no", "yes")),
     ):
         run = prepared(*tokens)
         assert name in [dimension.name for dimension in search_space(run)], name
@@ -142,7 +143,7 @@ def test_parameters_of_the_strategies_change_what_is_measured() -> None:
 
 def test_sources_are_searched_and_labelled_by_class_where_every_reply_shows_the_behaviour() -> None:
     """R-PRB-02, R-DIR-04: the run goes on, and the report says what the labels were."""
-    run = prepared("--ensemble-probe-pca", "--use-supervised-probing", *PLAIN[:2])
+    run = prepared("--ensemble-probe-pca", "--use-supervised-probing")
     assert run.extraction is not None
     assert list(run.extraction.findings.sources) == ["difference", "probe", "ensemble"]
     assert any("labelled by the class of the prompt" in line for line in run.degradations)
@@ -185,7 +186,8 @@ def test_what_cannot_work_fails_with_a_typed_error_when_it_was_asked_for(
 
 def test_a_default_that_cannot_work_is_switched_off_with_its_reason() -> None:
     """R-GEN-08: the same features, not asked for."""
-    run = run_with("--bad-prompts.split=train[:9]", "--good-prompts.split=train[:9]")
-    lines = "\n".join(run.degradations)
-    assert "ensemble_probe_pca is off" in lines
-    assert "use_activation_calibration" in lines
+    run = run_with("--good-prompts.split=train[:9]", "--search-space.shrinkage=0")
+    assert any(line.startswith("use_covectors is off") for line in run.degradations)
+    assert run.extraction is not None and list(run.extraction.findings.sources) == ["difference"]
+    with pytest.raises(ExtractionError):
+        run_with("--good-prompts.split=train[:9]", "--search-space.shrinkage=0", "--use-covectors")

@@ -121,8 +121,8 @@ def test_a_missing_feature_is_refused_when_asked_for_and_recorded_when_a_default
 
 
 def test_a_feature_switched_off_by_hand_is_no_degradation(tmp_path: Path) -> None:
-    resolved = resolve("m", "--no-orthogonalize-directions", cwd=tmp_path)
-    assert not any("orthogonalize_directions" in line for line in (*resolved.degradations, *resolved.notices))
+    resolved = resolve("m", "--no-use-neural-refusal-detection", cwd=tmp_path)
+    assert not any("neural" in line for line in (*resolved.degradations, *resolved.notices))
 
 
 def test_scorers_of_later_versions_are_refused_by_name_but_can_be_looked_at(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ mmlu_samples_per_category mmlu_few_shot validation_benchmarks save_validation_re
 validation_report_path host port share auth models_dir chat_history_dir log_level log_file
 structured_logging
 """
-NAMES = NAME_LIST.split()
+NAMES = [*NAME_LIST.split(), "use_covectors"]
+"""Those of the requirements, and what experience added (docs/decisions/0016-defaults-by-evidence.md)."""
 
 DEFAULTS = {
     "behaviour": "refusal",
@@ -85,7 +86,9 @@ DEFAULTS = {
     "neural_detection_model": "facebook/bart-large-mnli",
     "winsorization_quantile": 1.0,
     "direction_weights": [1.0, 0.5, 0.25],
-    "ensemble_probe_pca": True,
+    # Changed with the evidence of docs/decisions/0016-defaults-by-evidence.md.
+    "ensemble_probe_pca": False,
+    "orthogonalize_directions": False,
     "ensemble_weight_probe": 0.7,
     "min_probe_accuracy": 0.65,
     "iterative_rounds": 1,

@@ -71,12 +71,15 @@ class DirectionSettings(Group):
     direction_weights: tuple[NonNegative, ...] = setting(
         (1.0, 0.5, 0.25), "used when use_eigenvalue_weights is false"
     )
+    use_covectors: bool = setting(
+        True, "the difference measured by a co-vector as a candidate source: an oblique edit"
+    )
     use_supervised_probing: bool = setting(False, "probe alone as a candidate source (Phase 2)")
-    ensemble_probe_pca: bool = setting(True, "ensemble as a candidate source (Phase 2)")
+    ensemble_probe_pca: bool = setting(False, "ensemble as a candidate source (Phase 2)")
     ensemble_weight_probe: NonNegative = setting(0.7, "share of the probe; the two sum to 1")
     ensemble_weight_pca: NonNegative = setting(0.3, "share of the components")
     min_probe_accuracy: Fraction = setting(0.65, "floor of the held-out balanced accuracy")
-    orthogonalize_directions: bool = setting(True, "helpfulness protection")
+    orthogonalize_directions: bool = setting(False, "helpfulness protection")
     use_sacred_directions: bool = setting(False, "capability protection")
     n_sacred_directions: Positive = setting(5, "capability directions")
     sacred_overlap_threshold: Fraction = setting(0.3, "warn above this overlap", score=False)
@@ -98,7 +101,7 @@ class InterventionSettings(Group):
     layer_range_profiles: LayerRanges = setting(
         DEFAULT_RANGES, "start, end, multiplier over relative depth; gaps mean 1.0"
     )
-    use_activation_calibration: bool = setting(True, "strength follows measured activations (Phase 3)")
+    use_activation_calibration: bool = setting(False, "strength follows measured activations (Phase 3)")
     activation_target_percentile: Fraction = setting(0.75, "unit of an addition")
     activation_calibration_layer_frac: Fraction = setting(0.6, "reference depth")
     activation_calibration_min_factor: PositiveFloat = setting(0.5, "lower clamp, at most the upper")

@@ -28,6 +28,10 @@ def _one(settings: Settings) -> bool:
     return settings.strategy in ("single", "heads", "caa")
 
 
+def _covectors(settings: Settings) -> bool:
+    return _one(settings) and settings.goal == "suppress"
+
+
 def _probes(settings: Settings) -> bool:
     return _one(settings) and (settings.ensemble_probe_pca or settings.use_supervised_probing)
 
@@ -78,6 +82,9 @@ RULES: Final = (
         "the strategy uses one direction",
     ),
     ReadWhen(("pca_alpha", "iterative_rounds"), _several, "no further components are computed"),
+    ReadWhen(
+        ("use_covectors",), _covectors, "the strategy does not choose among ways to remove one direction"
+    ),
     ReadWhen(
         ("use_supervised_probing", "ensemble_probe_pca"),
         _one,
@@ -160,7 +167,11 @@ RULES: Final = (
         lambda s: s.enable_validation,
         "enable_validation is off",
     ),
-    ReadWhen(("search_space.direction_source",), _probes, "there is only one source of directions"),
+    ReadWhen(
+        ("search_space.direction_source",),
+        lambda s: _probes(s) or (_covectors(s) and s.use_covectors),
+        "there is only one source of directions",
+    ),
     ReadWhen(("search_space.n_components",), _several, "the strategy uses one direction"),
     ReadWhen(
         ("search_space.norm_mode",), lambda s: s.strategy == "norm_preserving", "the strategy keeps no norm"
@@ -169,7 +180,12 @@ RULES: Final = (
     ReadWhen(("search_space.addition_strength",), _shifts, "nothing is added"),
     ReadWhen(("search_space.amplification",), lambda s: s.goal == "induce", "the goal is not induce"),
     ReadWhen(
-        ("search_space.shrinkage", "search_space.center"),
+        ("search_space.shrinkage",),
+        lambda s: s.strategy == "oblique" or (_covectors(s) and s.use_covectors),
+        "no co-vector is made",
+    ),
+    ReadWhen(
+        ("search_space.center",),
         lambda s: s.strategy == "oblique",
         "the strategy is not oblique",
     ),

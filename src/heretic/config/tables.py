@@ -131,7 +131,9 @@ class SearchSpace(ComponentRanges):
 
     direction_scope: tuple[Literal["global", "per_layer"], ...] | None = setting(None, "choices")
     direction_index: RelativeBounds | None = setting(None, "entry as a fraction of L-1")
-    direction_source: tuple[Literal["difference", "probe", "ensemble"], ...] | None = setting(None, "choices")
+    direction_source: tuple[Literal["difference", "covector", "probe", "ensemble"], ...] | None = setting(
+        None, "choices"
+    )
     n_components: CountBounds | None = setting(None, "directions of one edit")
     norm_mode: tuple[Literal["column", "row"], ...] | None = setting(None, "choices")
     n_heads: CountBounds | None = setting(None, "heads of one edit")

@@ -19,6 +19,9 @@ from heretic.prompts import Prompt
 from heretic.residuals import capture
 from heretic.scorers.protocol import ReplyScorer
 
+REPLY_START = 16
+"""Reply tokens among which positions of benign text are drawn."""
+
 Position = Literal["prompt_end", "response_mean"]
 Sequences = Sequence[tuple[int, ...]]
 
@@ -63,7 +66,7 @@ class Captures:
         What a prefix of a text ends with is what the whole text has there, so prefixes are captured.
         """
         sequences = self._encoded(prompts)
-        replies = self.replies(sequences, self.labelled)
+        replies = self.replies(sequences, min(self.labelled, REPLY_START))
         generator = torch.Generator().manual_seed(seed)
         prefixes = []
         for sequence, reply in zip(sequences, replies, strict=True):

@@ -16,7 +16,6 @@ from heretic.directions.calibration import layer_factors
 from heretic.directions.components import component_weights, components
 from heretic.directions.cones import cones
 from heretic.directions.contrast import Contrast
-from heretic.directions.covector import with_covectors
 from heretic.directions.difference import difference
 from heretic.directions.findings import Findings
 from heretic.directions.preserve import Protection, inseparable, protected_contrast
@@ -29,13 +28,10 @@ from heretic.phases.circuits import with_heads
 from heretic.phases.dataset_loading import DatasetBundle
 from heretic.phases.iteration import Rounds, refined
 from heretic.phases.protection import apply_helpfulness_orthogonalization, extract_sacred_directions
-from heretic.phases.sources import SourceOptions, candidate_sources
+from heretic.phases.sources import SourceOptions, candidate_sources, read_by_covectors
 
 STABLE = 0.8
 """Estimated cosine between this direction and the one of infinitely many prompts (algorithms 3.12)."""
-
-BENIGN_POSITIONS = 4
-"""Positions of each benign prompt and its reply that the covariance of co-vectors is measured at (algorithms 3.6)."""
 
 SEPARABLE = 0.65
 """Least cross-fitted AUROC of the best layer."""
@@ -240,14 +236,7 @@ def main_bank(work: Extraction) -> DirectionBank:
     else:
         bank = difference(contrast, project=options.project)
     if options.strategy == "oblique":
-        benign = work.captures.anywhere(work.bundle.good.prompts, each=BENIGN_POSITIONS, seed=options.seed)
-        bank = with_covectors(
-            bank,
-            benign,
-            shrinkage=options.shrinkage,
-            protected=contrast.protected,
-            unmoved=contrast.means()[1] if options.project else None,
-        )
+        bank = read_by_covectors(work, bank)
     return replace(bank, provenance={**bank.provenance, **provenance})
 
 

@@ -79,6 +79,7 @@ def extraction_options(run: Run) -> ExtractionOptions:
 def _source_options(run: Run) -> SourceOptions:
     settings = run.settings
     return SourceOptions(
+        covector=settings.use_covectors and settings.goal == "suppress",
         probe=settings.use_supervised_probing,
         ensemble=settings.ensemble_probe_pca,
         weight_probe=settings.ensemble_weight_probe,

@@ -252,10 +252,13 @@ def anchor_points(run: Run, anchors: Sequence[Anchor]) -> list[dict[str, Value]]
     assert run.model is not None
     architecture = run.model.architecture
     last = float(architecture.layers - 1)
+    # Every second one, so that the search meets both ways of reading.
+    covectors = any("covector" in d.choices for d in strategy_dimensions(run))
     points: list[dict[str, Value]] = []
-    for scope, index, peak, (position, half_width) in anchors:
+    for number, (scope, index, peak, (position, half_width)) in enumerate(anchors):
         point: dict[str, Value] = {
             **strategy_defaults(run),
+            **({"direction_source": "covector"} if number % 2 == 0 and covectors else {}),
             "direction_scope": scope,
             "direction_index": None if index is None else index * last,
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from heretic.directions.bank import DirectionBank
+from heretic.directions.covector import with_covectors
 from heretic.directions.ensemble import ensemble_of
 from heretic.directions.probe import probe
 from heretic.interventions.hooks import Edits
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
 CAUSAL_PROMPTS: Final = 32
 """Direction prompts on which the candidates are compared; the first of the set, the same for all."""
 
+BENIGN_PROMPTS: Final = 128
+BENIGN_POSITIONS: Final = 4
+"""Benign prompts, and positions of each with its reply, that the covariance of co-vectors is measured at. All prompts
+would double the time to the first trial on a small model and gain nothing on it."""
+
 Shown = Callable[[Sequence[Edits], Sequence[Prompt]], list[int]]
 """(edits, prompts) -> how many replies show the behaviour under each."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """probe, ensemble: whether each is a candidate. weight_probe, weight_components: shares of the ensemble. floor:
-    least held-out balanced accuracy of a probe. shown: measures the effect of an edit; None = no causal comparison."""
+    """covector, probe, ensemble: whether each is a candidate. weight_probe, weight_components: shares of the ensemble.
+    floor: least held-out balanced accuracy of a probe. shown: measures the effect of an edit; None = no comparison."""
 
+    covector: bool = False
     probe: bool = False
     ensemble: bool = False
     weight_probe: float = 0.7
@@ -48,8 +55,33 @@ def candidate_sources(work: Extraction, bank: DirectionBank, layer: int) -> Mapp
     """
     options = work.options.sources
     found = {"difference": bank}
-    if work.options.strategy not in ("single", "heads", "caa") or not (options.probe or options.ensemble):
+    if work.options.strategy not in ("single", "heads", "caa"):
         return found
+    if options.covector:
+        read = work.attempt("use_covectors", lambda: read_by_covectors(work, bank))
+        found |= {} if read is None else {"covector": read}
+    if options.probe or options.ensemble:
+        found |= _probed(work, bank)
+    return _surviving(work, found, layer) if len(found) > 1 else found
+
+
+def read_by_covectors(work: Extraction, bank: DirectionBank) -> DirectionBank:
+    """The same directions, measured by co-vectors that benign activity hardly moves at any position (3.6)."""
+    options = work.options
+    prompts = work.bundle.good.prompts[:BENIGN_PROMPTS]
+    benign = work.captures.anywhere(prompts, each=BENIGN_POSITIONS, seed=options.seed)
+    return with_covectors(
+        bank,
+        benign,
+        shrinkage=options.shrinkage,
+        protected=work.contrast.protected,
+        unmoved=work.contrast.means()[1] if options.project else None,
+    )
+
+
+def _probed(work: Extraction, bank: DirectionBank) -> dict[str, DirectionBank]:
+    """Probe and ensemble, as far as they are asked for and can be had."""
+    options, found = work.options.sources, dict[str, DirectionBank]()
     switch = "use_supervised_probing" if options.probe else "ensemble_probe_pca"
     probed = work.attempt(switch, lambda: _probe(work))
     if probed is None:
@@ -63,7 +95,7 @@ def candidate_sources(work: Extraction, bank: DirectionBank, layer: int) -> Mapp
     work.notes["probe"] = said
     if said["label_source"] != "replies":
         work.degradations.append(f"probe: labelled by the class of the prompt ({said['label_reason']})")
-    return _surviving(work, found, layer)
+    return found
 
 
 def _probe(work: Extraction) -> DirectionBank:
