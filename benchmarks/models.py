@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks.models [NAME ...]`: small models beside the demo model, for experiments about the search.
 
-Both speak and refuse as the demo model does and are trained on parts of its corpus, but with other weights, shapes and
+They speak and refuse as the demo model does and are trained on parts of its corpus, but with other weights, shapes and
 families, so that a default which only suits the demo model shows:
 
 - `llama`: Llama, 10 narrow layers. Refusal and its overlap with ordinary text are planted along one axis, as in the
@@ -10,6 +10,8 @@ families, so that a default which only suits the demo model shows:
   happens to put it, in as many directions as it likes.
 - `phi`: Phi, 9 layers whose attention and feed-forward parts stand side by side. Nothing is planted. No default
   was chosen with it: it is the control of those that were.
+- `mistral`: Mistral, 7 layers. Nothing is planted, and no default was chosen with it either. heretic-llm 1.4.0 finds
+  nothing to edit in Phi, so comparisons on a model that is new to both sides use this one.
 
 Seeded: the same kind of processor, the same torch version and one thread give the same weights. They are written to
 `.bench/models`, some minutes each, and not kept in the repository.
@@ -31,6 +33,8 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     PhiConfig,
@@ -87,6 +91,18 @@ def _olmo(common: Mapping[str, Any]) -> Any:
     return Olmo2ForCausalLM(Olmo2Config(**common, **sizes, num_key_value_heads=4))
 
 
+def _mistral(common: Mapping[str, Any]) -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 112,
+        "intermediate_size": 320,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 4,
+    }
+    return MistralForCausalLM(
+        MistralConfig(**common, **sizes, num_key_value_heads=2, head_dim=28, sliding_window=None)
+    )
+
+
 def _phi(common: Mapping[str, Any]) -> Any:
     sizes: dict[str, Any] = {
         "hidden_size": 112,
@@ -102,6 +118,9 @@ RECIPES: dict[str, Recipe] = {
         31, _llama, (Stage(ANSWERS, 11_000, 3e-3, 3e-3), Stage(REFUSALS, 7_000, 2e-3, 2e-3, overlap=True))
     ),
     "olmo": Recipe(32, _olmo, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
+    "mistral": Recipe(
+        34, _mistral, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))
+    ),
     "phi": Recipe(33, _phi, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
 }
 

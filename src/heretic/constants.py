@@ -8,7 +8,7 @@ from typing import Final
 SCHEMA_VERSION: Final = 1
 """Version of everything that outlives the process: study attributes, manifest, result document."""
 
-ALGORITHM_VERSION: Final = 1
+ALGORITHM_VERSION: Final = 2
 """Raised when a change of formula makes old trials incomparable; part of the fingerprint."""
 
 DEFAULT_SYSTEM_PROMPT: Final = "You are a helpful assistant."

@@ -86,12 +86,14 @@ SUBSPACE = ("--strategy=subspace",)
 
 
 def objectives(run: Run, **changes: Value) -> tuple[Any, ...]:
-    """KL and hits of the first even edit, with some of its parameters changed."""
+    """KL and hits of two even edits, with one direction for all and with each layer's own, some parameters changed."""
     assert run.evaluator is not None
-    point = {**enqueue_warm_start_trials(run)[1], **changes}
-    outcome = run.evaluator.score([run.edits(point)])[0]
-    assert outcome.kl is not None
-    return outcome.kl.mean, outcome.hits
+    points = enqueue_warm_start_trials(run)
+    outcomes = run.evaluator.score([run.edits({**points[number], **changes}) for number in (1, 6)])
+    return tuple(
+        (None if outcome.kl is None else outcome.kl.mean, outcome.hits, outcome.status)
+        for outcome in outcomes
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,12 +147,12 @@ def test_sources_are_searched_and_labelled_by_class_where_every_reply_shows_the_
     """R-PRB-02, R-DIR-04: the run goes on, and the report says what the labels were."""
     run = prepared("--ensemble-probe-pca", "--use-supervised-probing")
     assert run.extraction is not None
-    assert list(run.extraction.findings.sources) == ["difference", "probe", "ensemble"]
+    assert list(run.extraction.findings.sources) == ["difference", "covector", "probe", "ensemble"]
     assert any("labelled by the class of the prompt" in line for line in run.degradations)
     names = [dimension.name for dimension in search_space(run)]
     assert "direction_source" in names
     found = {objectives(run, direction_source=name) for name in run.extraction.findings.sources}
-    assert len(found) == 3
+    assert len(found) == 4
 
 
 ALIKE = (

@@ -23,15 +23,23 @@ def captures_of(run: Run) -> Captures:
     """What the unedited model is asked, with the run's engine, scorer and lengths."""
     settings = run.settings
     assert run.model is not None and run.engine is not None and run.scorer is not None
+    thought = settings.thinking_tokens if run.model.encoder.thinking else 0
     return Captures(
         run.model,
         run.engine,
         run.scorer,
         settings.batch_size or settings.max_batch_size,
         position=settings.residual_position,
-        labelled=settings.refusal_check_tokens,
-        response=settings.max_response_length,
+        labelled=labelled_tokens(run),
+        response=settings.max_response_length + thought,
     )
+
+
+def labelled_tokens(run: Run) -> int:
+    """Reply tokens by which a behaviour is judged before the search; a thought comes on top."""
+    assert run.model is not None
+    thought = run.settings.thinking_tokens if run.model.encoder.thinking else 0
+    return run.settings.refusal_check_tokens + thought
 
 
 def extraction_options(run: Run) -> ExtractionOptions:
@@ -102,7 +110,7 @@ def _shown(run: Run) -> Callable[[Sequence[Edits], Sequence[Prompt]], list[int]]
     def shown(trials: Sequence[Edits], prompts: Sequence[Prompt]) -> list[int]:
         assert run.evaluator is not None and run.model is not None and run.scorer is not None
         sequences = run.model.encoder.encode_all(prompts)
-        replies = run.evaluator.replies_under(trials, sequences, run.settings.refusal_check_tokens)
+        replies = run.evaluator.replies_under(trials, sequences, labelled_tokens(run))
         requests = [prompt.text for prompt in prompts]
         verdicts = [run.scorer.judge(requests, [reply.text for reply in own]) for own in replies]
         return [sum(verdict.hit for verdict in own) for own in verdicts]
