@@ -302,20 +302,27 @@ def store(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     path.write_text(f'{{"step": {STEP}, "runs": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments")
+def parsed(
+    arguments: Sequence[str],
+    variants: Mapping[str, object],
+    *,
+    program: str = "benchmarks.experiments",
+    name: str = "search",
+    base: str = "base",
+) -> argparse.Namespace:
+    """The command line of a comparison of `variants`. name: of the file of results; base: the variant to beat."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
     parser.add_argument("--models", default="demo", help=f"of demo, {', '.join(RECIPES)}")
-    parser.add_argument("--variants", default="base", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--variants", default=base, help=f"of {', '.join(variants)}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--name", default="search", help="of the file in benchmarks/results/experiments")
-    parser.add_argument("--against", default="base", help="variant that the others are compared with")
+    parser.add_argument("--name", default=name, help="of the file in benchmarks/results/experiments")
+    parser.add_argument("--against", default=base, help="variant that the others are compared with")
     parser.add_argument("--afresh", action="store_true", help="measure every trial again")
     parser.add_argument("--table", action="store_true", help="only print what is recorded")
     options = parser.parse_args(arguments)
-    for known, given in ((VARIANTS, options.variants), ({"demo": 0, **RECIPES}, options.models)):
-        unknown = [name for name in given.split(",") if name not in known]
+    for known, given in ((variants, options.variants), ({"demo": 0, **RECIPES}, options.models)):
+        unknown = [entry for entry in given.split(",") if entry not in known]
         if unknown:
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
     return options
@@ -323,7 +330,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """Run what is missing, print the table."""
-    options = parsed(arguments)
+    options = parsed(arguments, VARIANTS)
     path = FOLDER / f"{options.name}.json"
     runs = load(path)
     torch.set_num_threads(1)

@@ -10,7 +10,6 @@ seed. Runs that are in the file already are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.experiments import FOLDER, Memory, areas, load, store, table
-from benchmarks.models import RECIPES, build
+from benchmarks.experiments import FOLDER, Memory, areas, load, parsed, store, table
+from benchmarks.models import build
 from benchmarks.prepared import demo_run
 from heretic.linalg.pareto import pareto_front
 from heretic.phases.choice import choose, confirm
@@ -72,13 +71,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def record(run: Run, name: str, seed: int, trials: int) -> dict[str, Any]:
+def record(run: Run, name: str, seed: int, trials: int, *, afresh: bool) -> dict[str, Any]:
     """One search and the confirmation of its best trials, as it goes into the file."""
     begin = time.monotonic()
     with open_study(None, fingerprint={}) as run.study:
         outcome = run_study(
             run.study,
-            Memory(run, afresh=False),
+            Memory(run, afresh=afresh),
             space=search_space(run),
             seed=seed,
             n_trials=trials,
@@ -117,27 +116,9 @@ def held_out(run: Run, outcome: StudyOutcome) -> dict[str, Any] | None:
     }
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods")
-    parser.add_argument("--models", default="demo", help=f"of demo, {', '.join(RECIPES)}")
-    parser.add_argument("--variants", default="plain", help=f"of {', '.join(VARIANTS)}")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--name", default="methods", help="of the file in benchmarks/results/experiments")
-    parser.add_argument("--against", default="plain", help="variant that the others are compared with")
-    parser.add_argument("--table", action="store_true", help="only print what is recorded")
-    options = parser.parse_args(arguments)
-    for known, given in ((VARIANTS, options.variants), ({"demo": 0, **RECIPES}, options.models)):
-        unknown = [name for name in given.split(",") if name not in known]
-        if unknown:
-            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
-    return options
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run what is missing, print the table."""
-    options = parsed(arguments)
+    options = parsed(arguments, VARIANTS, program="benchmarks.methods", name="methods", base="plain")
     path = FOLDER / f"{options.name}.json"
     runs: list[Mapping[str, Any]] = list(load(path))
     torch.set_num_threads(1)
@@ -150,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
                 continue
             run = demo_run(build(model), threads=1, extra=VARIANTS[variant])
             for seed in missing:
-                entry = record(run, variant, seed, options.trials)
+                entry = record(run, variant, seed, options.trials, afresh=options.afresh)
                 runs.append({"model": model, **entry})
                 store(path, runs)
                 best = entry["held_out"]
