@@ -118,8 +118,8 @@ RECIPES: dict[str, Recipe] = {
         31, _llama, (Stage(ANSWERS, 11_000, 3e-3, 3e-3), Stage(REFUSALS, 7_000, 2e-3, 2e-3, overlap=True))
     ),
     "olmo": Recipe(32, _olmo, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
-    "mistral": Recipe(34, _mistral, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
     "phi": Recipe(33, _phi, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
+    "mistral": Recipe(34, _mistral, (Stage(ANSWERS, 9_000, 3e-3, 3e-3), Stage(REFUSALS, 4_000, 2e-3, 2e-3))),
 }
 
 
