@@ -44,7 +44,7 @@ FEW = (
     "--refusal-check-tokens=16",
     "--offline",
 )
-PLAIN = ("--no-ensemble-probe-pca", "--no-orthogonalize-directions", "--no-use-activation-calibration")
+PLAIN = ("--no-use-covectors",)
 """What is found for a run alone, and what a file does not hold."""
 LAYERS = 8
 COMPONENTS = ("attn.o_proj", "mlp.down_proj")
@@ -296,7 +296,7 @@ def test_several_components_keep_the_weights_of_the_best_layer(tmp_path: Path, c
     best = max(range(LAYERS), key=lambda layer: file.effect_size[layer] or 0.0)
     assert file.component_weights == tuple(tables[best].tolist())
     assert file.component_weights != tuple(tables[0].tolist()), "control: layers differ"
-    again = here("extract", str(model_path()), *FEW, "--out", str(path), capture=capsys)
+    again = here("extract", str(model_path()), *FEW, *PLAIN, "--out", str(path), capture=capsys)
     assert_clean_failure(again, 2, ("exists", "--overwrite"))
     assert load_directions(path).name == "span"
 

@@ -160,7 +160,7 @@ PROCESSES = (
     (["org/modle", "--offline"], 1, ["org/modle", "->"]),
     (["model", "--n-trails", "3"], 2, ["--n-trials"]),
     (["model", "--bad-prompts.dataset=nowhere.txt", "--offline"], 1, ["nowhere.txt", "->"]),
-    (["model", "--strategy", "cones"], 2, ["not available"]),
+    (["model", "--export-formats", "lora"], 2, ["not available"]),
     (["exprot", "mine"], 2, ["heretic export"]),
 )
 

@@ -19,7 +19,7 @@ from heretic.evaluator import Evaluator, Lengths, Outcome, by_length, spread_fir
 from heretic.interventions.hooks import Edits, Rows
 from heretic.linalg.pareto import pareto_front
 from heretic.model.model import Model
-from heretic.phases.trial_scores import DECIMALS, Rivals, scores
+from heretic.phases.trial_scores import Rivals, kl_objective, scores
 from heretic.scorers.markers import MarkerScorer
 from heretic.study.records import checked
 from heretic.study.selection import Limits, candidates, finalists, front_of, select
@@ -326,7 +326,7 @@ def test_a_kl_that_was_cut_short_is_never_stored_as_the_kl() -> None:
     assert stored["kl_at_least"] == early.kl_bound.at_least > cap
     assert stored["status"] == "rejected_by_kl" and stored["rate"] is None
     assert trial.scores.constraints["kl"] == early.kl_bound.at_least - cap > 0
-    assert trial.scores.objectives[1] == round(early.kl_bound.mean_seen, DECIMALS)
+    assert trial.scores.objectives[1] == kl_objective(early.kl_bound.mean_seen, 1.0)
     assert candidates([trial]) == ()
     late = told(Outcome("rejected_by_kl", measured()[-1].kl), 1, Rivals((), len(BAD)), 1e-6)
     assert late.scores.measured["kl_mean"] == kl_of(measured()[-1]), "control: measured on all prompts"

@@ -20,16 +20,16 @@ SAMPLE_LENGTH: Final = 300
 """Replies kept with each trial, and the characters of each (requirements R-EVA-10)."""
 
 
-DECIMALS = 6
+DIGITS = 4
 
 
 def kl_objective(kl: float, scale: float) -> float:
     """max(KL, floor) / scale: polishing KL under the floor earns nothing (algorithms 5.2).
 
-    To `DECIMALS`: beyond lies the rounding of another batch shape. A batch that is resumed after a kill is smaller, and
-    what is asked next must not depend on that.
+    To `DIGITS` significant ones: beyond lies the rounding of another batch shape, which grows with the KL. A batch that
+    is resumed after a kill is smaller, and what is asked next must not depend on that.
     """
-    return round(max(kl, KL_FLOOR) / scale, DECIMALS)
+    return float(f"{max(kl, KL_FLOOR) / scale:.{DIGITS}g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -289,7 +290,9 @@ PICO_FAMILIES: Final[tuple[str, ...]] = tuple(_RECIPES)
 """Text families; each can be resolved and edited at all writers."""
 
 PICO_REFUSED: Final[tuple[str, ...]] = tuple(_REFUSED)
-PICO_WRAPPERS: Final[tuple[str, ...]] = tuple(_WRAPPERS)
+# transformers 5.24.0 fails on text alone: Llama4ForConditionalGeneration asks for image outputs that it does not make.
+_BROKEN: Final = ("llama4-vision",) if transformers.__version__ == "5.24.0" else ()
+PICO_WRAPPERS: Final[tuple[str, ...]] = tuple(name for name in _WRAPPERS if name not in _BROKEN)
 """Multimodal models around a text family; build them with `pico_model` like the others."""
 
 
