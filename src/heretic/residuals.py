@@ -140,19 +140,40 @@ def captured(
     whole = [tuple(row) for row in sequences]
     if replies is not None:
         whole = [(*row, *reply) for row, reply in zip(whole, replies, strict=True)]
+    return _read(
+        model,
+        whole,
+        taps,
+        counts,
+        lambda hidden, rows: mean_of_last(hidden, counts[rows]),
+        run=run,
+        prepare=prepare,
+    )
+
+
+def _read(
+    model: Model,
+    whole: Sequence[Tokens],
+    taps: Sequence[Tap],
+    reach: Tensor,
+    pool: Callable[[Tensor, list[int]], Tensor],
+    *,
+    run: Run,
+    prepare: Prepare | None,
+) -> tuple[Tensor, list[int]]:
+    """See `captured`. reach: [n] positions at the end of each sequence that are read. pool: makes [rows, width] of
+    hidden [rows, positions, width] and the numbers of the rows."""
     order = sorted(range(len(whole)), key=lambda row: len(whole[row]))
     samples, widths = torch.empty(0), [0]
 
     def forward(batch: Sequence[int]) -> None:
         nonlocal samples, widths
-        rows, own = list(batch), counts[list(batch)]
-        keep = int(own.max())
+        rows = list(batch)
+        keep = int(reach[rows].max())
         given = [whole[row] for row in rows]
         prompts = Prompts(model, given, keep=keep) if prepare is None else prepare(given, keep=keep)
         first = 0
-        with collecting(
-            model, taps, lambda hidden: mean_of_last(hidden, own[first:][: len(hidden)])
-        ) as found:
+        with collecting(model, taps, lambda hidden: pool(hidden, rows[first:][: len(hidden)])) as found:
             for passed in Passes(model, prompts, None).run():
                 # A pass over the common start came first, and its rows were none of ours: it has been overwritten.
                 assert passed.rows == list(range(first, first + len(passed.rows)))
@@ -165,6 +186,37 @@ def captured(
     run(order, forward)
     _require_finite(model, samples, widths, taps)
     return samples, widths
+
+
+def capture_at(
+    model: Model,
+    sequences: Sequence[Tokens],
+    distances: Tensor,
+    *,
+    run: Run,
+    prepare: Prepare | None = None,
+) -> Tensor:
+    """Residuals [n * each, L, d] float32 at several positions of each sequence, in one pass over it.
+
+    distances: [n, each] from the end; 1 is the last position. Else as `capture`.
+    """
+    if not sequences:
+        raise ExtractionError(
+            "There is no text to capture residuals of.", hint="Check the prompt source's slice."
+        )
+    each = distances.shape[1]
+
+    def pool(hidden: Tensor, rows: list[int]) -> Tensor:
+        # The pass over a common start sees fewer positions than are wanted; what it leaves is overwritten.
+        places = (hidden.shape[1] - distances[rows]).clamp_min(0).to(hidden.device)
+        taken = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return taken.float().cpu().flatten(1)
+
+    flat, _ = _read(
+        model, sequences, block_taps(model), distances.amax(dim=1), pool, run=run, prepare=prepare
+    )
+    layers, width = model.architecture.layers, model.architecture.hidden_size
+    return flat.view(len(sequences), layers, each, width).transpose(1, 2).reshape(-1, layers, width)
 
 
 def capture(

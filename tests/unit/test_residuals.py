@@ -15,7 +15,7 @@ from heretic.decoding import FastEngine
 from heretic.exceptions import ExtractionError, NonFiniteError
 from heretic.linalg.streaming import StreamingMean
 from heretic.model.model import Model
-from heretic.residuals import ResidualStats, capture, last_positions
+from heretic.residuals import ResidualStats, capture, capture_at, last_positions
 from heretic.testing.workbench import loaded_pico
 
 FAMILIES = ("llama", "gemma3", "gpt2", "mixtral", "gpt_oss", "lfm2")
@@ -46,6 +46,22 @@ def test_a_batch_of_mixed_lengths_is_one_by_one(name: str) -> None:
     assert close(together.samples, alone)
     assert torch.allclose(together.mean, together.samples.double().mean(dim=0), atol=1e-12)
     assert not close(alone[:1], alone[1:2]), "control: prompts differ"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_positions_of_a_text_are_the_ends_of_its_prefixes(name: str) -> None:
+    """One pass over each text, with and without a common start, against a pass over every prefix."""
+    model = loaded_pico(name)
+    texts = [tuple(range(80, 86)) + row for row in prompts()]
+    distances = torch.tensor([[1, 3, 2 + len(text) // 3] for text in texts])
+    prefixes = [
+        text[: len(text) - int(back) + 1] for text, row in zip(texts, distances, strict=True) for back in row
+    ]
+    wanted = captured(model, prefixes).samples
+    run = AdaptiveBatch("residuals", 3)
+    assert close(capture_at(model, texts, distances, run=run), wanted)
+    assert close(capture_at(model, texts, distances, run=run, prepare=FastEngine(model).prepare), wanted)
+    assert not close(capture_at(model, texts, distances + 1, run=run), wanted), "control: other positions"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -27,6 +27,7 @@ from heretic.architectures.site import Site
 from heretic.exceptions import ExportError
 from heretic.export.folder import ModelFiles
 from heretic.export.tensors import Shard, StoredTensor
+from heretic.model.construction import WithoutReferences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,7 +100,7 @@ def build_skeleton(model: PreTrainedModel) -> PreTrainedModel:
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the names wanted are those of the full-precision files
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutReferences():
         return type(model)(config)
 
 

@@ -16,7 +16,7 @@ from heretic.batching import AdaptiveBatch
 from heretic.decoding.protocol import Engine, Reply
 from heretic.model.model import Model
 from heretic.prompts import Prompt
-from heretic.residuals import capture
+from heretic.residuals import capture, capture_at
 from heretic.scorers.protocol import ReplyScorer
 
 REPLY_START = 16
@@ -63,19 +63,21 @@ class Captures:
     def anywhere(self, prompts: Sequence[Prompt], *, each: int, seed: int) -> Tensor:
         """[n * each, L, d] float32 at random positions of prompts and the model's own replies to them.
 
-        What a prefix of a text ends with is what the whole text has there, so prefixes are captured.
+        One pass over each text, in which every position is what it would be at the end of a prefix.
         """
         sequences = self._encoded(prompts)
         replies = self.replies(sequences, min(self.labelled, REPLY_START))
+        whole = [(*prompt, *reply.tokens) for prompt, reply in zip(sequences, replies, strict=True)]
+        firsts = [min(len(prompt) // 2, len(text) - 1) for prompt, text in zip(sequences, whole, strict=True)]
         generator = torch.Generator().manual_seed(seed)
-        prefixes = []
-        for sequence, reply in zip(sequences, replies, strict=True):
-            whole = (*sequence, *reply.tokens)
-            first = min(len(sequence) // 2, len(whole) - 1)
-            cuts = torch.randint(first, len(whole), (each,), generator=generator)
-            prefixes += [whole[: int(cut) + 1] for cut in cuts]
+        distances = torch.stack(
+            [
+                len(text) - torch.randint(first, len(text), (each,), generator=generator)
+                for text, first in zip(whole, firsts, strict=True)
+            ]
+        )
         run = self._batches("residuals")
-        return capture(self.model, prefixes, run=run, prepare=self.engine.prepare).samples
+        return capture_at(self.model, whole, distances, run=run, prepare=self.engine.prepare)
 
     def inputs(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> Mapping[Site, Tensor]:
         """Writer -> its input [n, m]."""

@@ -22,7 +22,7 @@ from heretic.prompts import Prompt
 if TYPE_CHECKING:
     from heretic.phases.direction_extraction import Extraction
 
-CAUSAL_PROMPTS: Final = 32
+CAUSAL_PROMPTS: Final = 16
 """Direction prompts on which the candidates are compared; the first of the set, the same for all."""
 
 BENIGN_PROMPTS: Final = 128
