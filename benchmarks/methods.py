@@ -22,7 +22,7 @@ from benchmarks.models import build
 from benchmarks.prepared import demo_run
 from heretic.linalg.pareto import pareto_front
 from heretic.phases.choice import choose, confirm
-from heretic.phases.evaluation import Confirmation
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.optimization import enqueue_warm_start_trials, front_reference, search_space
 from heretic.phases.state import Run
 from heretic.study.runner import StudyOutcome, run_study

@@ -22,9 +22,9 @@ from heretic.export.naming import public_model_id
 from heretic.linalg.geometry import LayerGeometry, geometry_table
 from heretic.phases import loading, steps
 from heretic.phases.application import NOT_IN_FILES, Application, require_model, without_search
+from heretic.phases.confirmation import Confirmation, examples
 from heretic.phases.direction_extraction import DirectionExtractionResult
 from heretic.phases.environment import versions
-from heretic.phases.evaluation import Confirmation, examples
 from heretic.phases.method import captures_of
 from heretic.phases.model_saving import ChosenEdit, common_facts, plain_measurement
 from heretic.phases.optimization import fingerprint

@@ -10,22 +10,29 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A behaviour rate: hits of n prompts with its 95 % Wilson interval (algorithms 7.7)."""
+    """A behaviour rate: hits of n prompts with its 95 % Wilson interval (algorithms 7.7).
+
+    mean: of scorers that grade, the mean degree in 0 ... 1; the interval is then that of the mean.
+    """
 
     hits: int
     n: int
     low: float
     high: float
+    mean: float | None = None
 
     @property
     def value(self) -> float:
-        """hits / n; 0 for an empty set."""
+        """The mean degree, hits / n where nothing is graded; 0 for an empty set."""
+        if self.mean is not None:
+            return self.mean
         return self.hits / self.n if self.n else 0.0
 
     @property
     def complement(self) -> Rate:
         """The rate of the other prompts."""
-        return Rate(self.n - self.hits, self.n, 1.0 - self.high, 1.0 - self.low)
+        mean = None if self.mean is None else 1.0 - self.mean
+        return Rate(self.n - self.hits, self.n, 1.0 - self.high, 1.0 - self.low, mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,8 @@ class RunReport:
 
     baseline: the unedited model on the prompts on which the chosen trial was judged; search_baseline: on those of the
     search. verified: measured again from the saved and reloaded files; None when nothing was saved. categories: of the
-    prompts on which the chosen trial was judged; empty where they have none.
+    prompts on which the chosen trial was judged; empty where they have none. controls: what the chosen trial has to
+    beat on the same prompts, by name.
     """
 
     status: str
@@ -142,6 +150,7 @@ class RunReport:
     environment: Mapping[str, object]
     examples: Sequence[Example] = ()
     categories: Sequence[CategoryRate] = ()
+    controls: Mapping[str, Measurement] = field(default_factory=dict)
     next_command: str = ""
     search_baseline: Measurement | None = None
 
@@ -154,6 +163,7 @@ class RunReport:
         document["baseline"] = {**flat_measurement(self.baseline), "search": search}
         document["front"] = [flat_trial(trial) for trial in self.front]
         document["chosen"] = None if self.chosen is None else flat_trial(self.chosen)
+        document["controls"] = {name: flat_measurement(found) for name, found in self.controls.items()}
         document["verified"] = None if self.verified is None else flat_measurement(self.verified)
         return document
 
@@ -165,6 +175,7 @@ def flat_measurement(measurement: Measurement) -> dict[str, Any]:
         "behaviour_rate": shown.value,
         "hits": shown.hits,
         "n": shown.n,
+        "graded": shown.mean is not None,
         "interval": [shown.low, shown.high],
         "kl_mean": None if kl is None else kl.mean,
         "kl_first_token": None if kl is None else kl.first_token,

@@ -43,7 +43,9 @@ FRONT_FIGURES: Final = (0, 1, 2, 3, 4, 5)
 
 def rate_text(rate: Rate | None) -> str:
     """`12.0 % (12/100)`."""
-    return UNKNOWN if rate is None or rate.n == 0 else f"{rate.value:.1%} ({rate.hits}/{rate.n})"
+    if rate is None or rate.n == 0:
+        return UNKNOWN
+    return f"{rate.value:.1%} ({rate.hits}/{rate.n}{'' if rate.mean is None else ' hits'})"
 
 
 def interval_text(rate: Rate | None) -> str:
@@ -142,6 +144,7 @@ def _measurements(report: RunReport) -> list[tuple[str, Measurement]]:
             rows.append((f"trial {chosen.trial}", chosen.held_out))
     if report.verified is not None:
         rows.append(("saved files", report.verified))
+    rows += [(f"control: {name}", found) for name, found in report.controls.items()]
     return [(name, entry) for name, row in rows for entry in (row, row.thinking) if entry is not None]
 
 

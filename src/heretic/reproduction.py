@@ -20,7 +20,8 @@ from heretic.export.digest import weight_digest
 from heretic.export.manifest import SECTIONS, read_manifest
 from heretic.interventions.placement import Parameters
 from heretic.phases import steps
-from heretic.phases.evaluation import Confirmation, measurement
+from heretic.phases.confirmation import Confirmation
+from heretic.phases.evaluation import measurement
 from heretic.phases.model_saving import manifest_facts, save_model_local, trial_edit
 from heretic.phases.optimization import create_study, search_space
 from heretic.phases.state import Run

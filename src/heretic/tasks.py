@@ -26,8 +26,8 @@ from heretic.model.loading import LoadOptions, load_config, load_model, load_tok
 from heretic.model.source import ModelSource, locate
 from heretic.phases import loading, steps
 from heretic.phases.choice import named_trial
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.environment import accelerator, versions
-from heretic.phases.evaluation import Confirmation
 from heretic.phases.optimization import create_study
 from heretic.phases.reporting import Result, build_report
 from heretic.phases.state import Run

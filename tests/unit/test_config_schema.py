@@ -57,7 +57,7 @@ mmlu_samples_per_category mmlu_few_shot validation_benchmarks save_validation_re
 validation_report_path host port share auth models_dir chat_history_dir log_level log_file
 structured_logging
 """
-NAMES = [*NAME_LIST.split(), "use_covectors"]
+NAMES = [*NAME_LIST.split(), "use_covectors", "controls"]
 """Those of the requirements, and what experience added (docs/decisions/0016-defaults-by-evidence.md)."""
 
 DEFAULTS = {

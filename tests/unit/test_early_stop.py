@@ -198,7 +198,7 @@ def test_a_trial_that_is_given_up_saw_the_first_prompts_only(early_exit: bool) -
 @cache
 def base() -> Outcome:
     """A base that shows the behaviour on every prompt, so that every trial has an effect."""
-    return replace(evaluator().base_outcome(), hits=len(BAD))
+    return replace(evaluator().base_outcome(), hits=len(BAD), total=float(len(BAD)))
 
 
 def told(outcome: Outcome, index: int, rivals: Rivals, max_kl: float = 100.0) -> FinishedTrial:
@@ -214,7 +214,7 @@ def searched(judge: Evaluator, *, exact: bool, race: bool = False, slack: int = 
     for start in range(0, len(trials()), 3):
         rivals = Rivals.of(finished, len(BAD))
 
-        def can_win(hits: int, kl: float, rivals: Rivals = rivals) -> bool:
+        def can_win(hits: float, kl: float, rivals: Rivals = rivals) -> bool:
             return rivals.can_win(hits + slack, kl)
 
         outcomes = judge.score(
@@ -296,7 +296,7 @@ def test_an_estimated_trial_can_neither_enter_the_front_nor_be_chosen() -> None:
     """Told: the larger of estimate and lower bound, infeasible. Stored: no rate, what was seen, and of how many."""
     rivals = Rivals(((0.1, 0.0),), len(BAD))
     whole = measured()[0]
-    given_up = Outcome("estimated", whole.kl, hits=4, n=len(BAD), seen=FIRST)
+    given_up = Outcome("estimated", whole.kl, hits=4, total=4.0, n=len(BAD), seen=FIRST)
     trial = told(given_up, 0, rivals)
     stored = trial.scores.measured
     assert (stored["rate"], stored["hits"], stored["hits_at_least"]) == (None, None, 4)

@@ -152,7 +152,7 @@ def searched(batches: Sequence[Sequence[Edits]], *, curtail: bool, slack: int = 
     for batch in batches:
         known = front(finished)
 
-        def can_win(hits: int, kl: float, known: set[tuple[int, float]] = known) -> bool:
+        def can_win(hits: float, kl: float, known: set[tuple[int, float]] = known) -> bool:
             bound = hits + slack
             return not any(h <= bound and k <= kl and (h, k) != (bound, kl) for h, k in known)
 

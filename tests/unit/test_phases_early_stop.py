@@ -19,9 +19,10 @@ from heretic.exceptions import FingerprintMismatchError
 from heretic.model.model import Model
 from heretic.phases import steps
 from heretic.phases.choice import confirm, search_measurement
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.dataset_loading import DatasetBundle
 from heretic.phases.direction_extraction import DirectionExtractionResult
-from heretic.phases.evaluation import Confirmation, make_evaluator
+from heretic.phases.evaluation import make_evaluator
 from heretic.phases.optimization import (
     create_study,
     enqueue_warm_start_trials,

@@ -20,8 +20,9 @@ from heretic.evaluator import Evaluator, Lengths
 from heretic.model.model import Model
 from heretic.model.thinking import HARMONY, MARKERS, Marker, close_position, opened_by, split_thought
 from heretic.model.tokens import PromptEncoder
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.dataset_loading import DatasetBundle
-from heretic.phases.evaluation import Confirmation, detect_response_prefix, verify_no_thought
+from heretic.phases.evaluation import detect_response_prefix, verify_no_thought
 from heretic.phases.model_saving import _card_rows, _mode_text
 from heretic.phases.state import Run
 from heretic.prompts import Prompt, PromptSet

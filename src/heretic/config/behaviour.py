@@ -73,6 +73,9 @@ class PackHeader(Frozen):
     description: str = setting("", "one sentence")
     markers: str = setting("", "table of the packaged marker file; empty = none")
     labels: LabelSettings = setting(LabelSettings(), "NLI labels")
+    instructions: dict[str, str] = setting(
+        {}, "goal to the sentence that asks for it in the prompt, a control"
+    )
     targets: dict[str, float] = setting({}, "figures an experiment aims at")
 
 

@@ -167,6 +167,9 @@ class OutputSettings(Group):
     select_max_rate: Fraction | None = setting(None, "upper limit of the objective rate", score=False)
     select_fallback: Literal["knee", "none"] = setting("knee", "when nothing meets the limits", score=False)
     finalists: Positive = setting(5, "trials confirmed on held-out prompts", score=False)
+    controls: bool = setting(
+        True, "measure random directions and an instruction beside the saved trial", score=False
+    )
     export_formats: ExportFormats = setting(("weights",), "what is written", score=False)
     overwrite: bool = setting(False, "replace an existing output folder", score=False)
     hf_upload: Repository | None = setting(None, "upload there after saving", score=False, consent=True)

@@ -68,6 +68,7 @@ IGNORED: Final = frozenset(
             "select_max_rate",
             "select_fallback",
             "finalists",
+            "controls",
         ),
         *("export_formats", "overwrite", "hf_private", "hf_upload_manifest", "progress", "log_level"),
         *("structured_logging", "neural_detection_batch_size", "enable_validation", "run_mmlu_validation"),

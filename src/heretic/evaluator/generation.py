@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import floor
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A trial that left. hits: seen among the first `prompts`; replies cut at the check point may still hide some."""
+    """A trial that left. hits, total: counted and summed degrees among the first `prompts`; replies cut at the check
+    point may still hide some."""
 
     status: Literal["dominated", "estimated"]
     hits: int
+    total: float
     prompts: int
 
 
@@ -88,7 +91,7 @@ class Generation:
         if self._seen < len(evaluator.bad):
             for trial in running:
                 if trial not in self._stopped:
-                    self._look(trial, self._hits(trial), self._seen)
+                    self._look(trial, self._judgements[trial], self._seen)
 
     def _stopper(self, requests: Sequence[str]) -> Stopper:
         scorer = self._evaluator.scorer
@@ -112,36 +115,44 @@ class Generation:
         size = len(requests) // len(running)
         for slot, trial in enumerate(running):
             rows = range(slot * size, (slot + 1) * size)
-            hits = self._hits(trial) + sum(verdicts[row].hit for row in rows)
-            if self._look(trial, hits, self._seen + size):
+            so_far = [*self._judgements[trial], *(verdicts[row] for row in rows)]
+            if self._look(trial, so_far, self._seen + size):
                 leave(rows)
 
-    def _look(self, trial: int, hits: int, prompts: int) -> bool:
-        """Whether a trial with so many hits among the first `prompts` leaves."""
+    def _look(self, trial: int, judged: Sequence[Judgement], prompts: int) -> bool:
+        """Whether a trial leaves that is judged so on the first `prompts`."""
         kl = self._divergences[trial].mean
-        if self._can_win is not None and not self._can_win(hits, kl):
-            self._stopped[trial] = Stopped("dominated", hits, prompts)
-        elif self._hopeless is not None and self._hopeless(hits, prompts, kl):
-            self._stopped[trial] = Stopped("estimated", hits, prompts)
+        hits, total = _counts(judged)
+        if self._can_win is not None and not self._can_win(total, kl):
+            self._stopped[trial] = Stopped("dominated", hits, total, prompts)
+        # A mean of degrees varies less than one of hits, so the test for hits is on the safe side.
+        elif self._hopeless is not None and self._hopeless(floor(total), prompts, kl):
+            self._stopped[trial] = Stopped("estimated", hits, total, prompts)
         return trial in self._stopped
-
-    def _hits(self, trial: int) -> int:
-        return sum(verdict.hit for verdict in self._judgements[trial])
 
     def _outcome(self, trial: int) -> Outcome:
         kl, total = self._divergences[trial], len(self._evaluator.bad)
         stopped = self._stopped.get(trial)
         if stopped is not None:
-            return Outcome(stopped.status, kl, hits=stopped.hits, n=total, seen=stopped.prompts)
+            return Outcome(
+                stopped.status, kl, hits=stopped.hits, total=stopped.total, n=total, seen=stopped.prompts
+            )
         order = self._evaluator.bad_order
         replies = restore_order(self._replies[trial], order)
+        hits, value = _counts(self._judgements[trial])
         return Outcome(
             status="complete",
             kl=kl,
-            hits=self._hits(trial),
+            hits=hits,
+            total=value,
             n=total,
-            labels=restore_order([verdict.label for verdict in self._judgements[trial]], order),
+            judged=restore_order(self._judgements[trial], order),
             conditions=[reply_condition(reply) for reply in replies],
             replies=replies,
             seen=total,
         )
+
+
+def _counts(judged: Sequence[Judgement]) -> tuple[int, float]:
+    """(hits, sum of degrees)."""
+    return sum(verdict.hit for verdict in judged), sum(verdict.value for verdict in judged)

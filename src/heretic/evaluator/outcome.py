@@ -10,9 +10,10 @@ from torch import Tensor
 
 from heretic.decoding.protocol import Reply
 from heretic.report import Divergence
+from heretic.scorers.protocol import Judgement
 
-CanWin = Callable[[int, float], bool]
-"""(hits so far, mean KL) -> may the trial still enter the front? Asked again as hits grow; exact."""
+CanWin = Callable[[float, float], bool]
+"""(sum of degrees so far, mean KL) -> may the trial still enter the front? Asked again as it grows; exact."""
 
 Hopeless = Callable[[int, int, float], bool]
 """(hits, among so many prompts, mean KL) -> is the trial given up, at a stated risk of error? True stays true when hits
@@ -61,16 +62,32 @@ class Outcome:
     status: `complete`; `failed` with a reason; or what ended the measurement: `rejected_by_kl` (no replies; `kl_bound`
     in place of `kl` where not all prompts were needed), `dominated` (hits is an exact lower bound of those of all n
     prompts) or `estimated` (a sequential test gave it up). The latter two saw hits among `seen` prompts and have no
-    per-prompt values.
+    per-prompt values. total: sum of degrees; hits and total are those of `judged` where there are some.
     """
 
     status: str
     kl: Divergence | None
     hits: int = 0
+    total: float = 0.0
     n: int = 0
-    labels: Sequence[str] = ()
+    judged: Sequence[Judgement] = ()
     conditions: Sequence[str] = ()
     replies: Sequence[Reply] = ()
     reason: str = ""
     kl_bound: KlBound | None = None
     seen: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Mean degree over all prompts, in 0 ... 1; of a stopped trial its lower bound."""
+        return self.total / self.n if self.n else 0.0
+
+    @property
+    def labels(self) -> list[str]:
+        """Class of each reply."""
+        return [judgement.label for judgement in self.judged]
+
+    @property
+    def graded(self) -> bool:
+        """The scorer grades replies and does not only count them."""
+        return any(judgement.degree is not None for judgement in self.judged)

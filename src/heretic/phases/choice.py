@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from heretic.constants import KL_FLOOR
 from heretic.evaluator import Outcome
 from heretic.exceptions import ConfigurationError
-from heretic.phases.evaluation import Confirmation, rate_of
+from heretic.phases.confirmation import Confirmation
+from heretic.phases.evaluation import rate_of
 from heretic.phases.state import Run
-from heretic.report import Divergence, Measurement, TrialReport
+from heretic.report import Divergence, Measurement, Rate, TrialReport
 from heretic.study.selection import Limits, Selection, candidates, finalists, front_of, select
 from heretic.study.types import FinishedTrial, Json, Scores
 
@@ -41,8 +42,9 @@ class Confirmed:
             "rate": self.measurement.rate.value,
             "hits": self.measurement.rate.hits,
             "n": self.measurement.rate.n,
+            "graded": self.measurement.rate.mean is not None,
             "kl_mean": None if kl is None else kl.mean,
-            "verdicts": [label != "none" for label in self.outcome.labels],
+            "verdicts": [round(judgement.value, 4) for judgement in self.outcome.judged],
         }
         cost = float("inf") if kl is None else max(kl.mean, KL_FLOOR) / kl_scale
         return replace(self.trial, scores=Scores((self.measurement.rate.value, cost), constraints, measured))
@@ -176,12 +178,21 @@ def search_measurement(trial: FinishedTrial) -> Measurement:
     replies = [str(text) for text in _sequence(measured.get("samples"))]
     return Measurement(
         where="search",
-        rate=rate_of(hits, n),
+        rate=_stored_rate(measured, hits, n),
         kl=kl if known else None,
         guards=guards,
         classes=counts,
         replies=replies,
     )
+
+
+def _stored_rate(measured: Mapping[str, object], hits: int, n: int) -> Rate:
+    """Counted, or the stored mean degree with its interval."""
+    interval = _sequence(measured.get("interval"))
+    if not measured.get("graded") or len(interval) != 2:
+        return rate_of(hits, n)
+    low, high = (float(str(value)) for value in interval)
+    return Rate(hits, n, low, high, _number(measured, "rate"))
 
 
 def separability(selection: Selection) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps 5 and 8 of the flow: the base measured once, and finalists confirmed on prompts not used before."""
+"""Step 5 of the flow: the base measured once, and what every measurement of replies is made of."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from heretic.decoding import Engine, Reply, choose_engine, compiled_engine, read_texts
+from heretic.decoding import Reply, choose_engine, compiled_engine, read_texts
 from heretic.evaluator import Evaluator, Outcome
 from heretic.exceptions import DatasetError
-from heretic.interventions.hooks import Edits
-from heretic.linalg.intervals import bonett_price, wilson
+from heretic.linalg.intervals import bonett_price, mean_interval, wilson
 from heretic.model.model import Model
 from heretic.model.thinking import split_thought
+from heretic.phases.scoring import make_scorer
 from heretic.phases.state import Baseline, Run
 from heretic.prompts import Prompt, PromptSet
-from heretic.report import Divergence, Example, Measurement, Rate
-from heretic.scorers import ReplyScorer, build_scorer
+from heretic.report import Divergence, Measurement, Rate
 from heretic.scorers.absence import Absence
+from heretic.scorers.protocol import Judgement
 
 LATE_SHARE = 0.02
 PREFIX_PROMPTS = 12
@@ -29,20 +29,6 @@ THOUGHT_PROMPTS = 3
 THOUGHT_TOKENS = 8
 DEFECTS = ("empty", "loop", "degenerate")
 THOUGHT_DEFECTS = ("thinking_loop", "thinking_exhausted")
-
-
-def make_scorer(run: Run) -> ReplyScorer:
-    """The behaviour's scorer of replies from the settings (requirements R-EVA-03)."""
-    settings = run.settings
-    table: dict[str, object] = {
-        "core": settings.refusal_markers,
-        "soft": settings.soft_refusal_markers,
-        "evasive": settings.evasive_patterns,
-        "mode": settings.refusal_detection_mode,
-        "detect_soft": settings.detect_soft_refusals,
-        "detect_evasive": settings.detect_evasive_responses,
-    }
-    return build_scorer("markers", table)
 
 
 def make_evaluator(
@@ -181,7 +167,7 @@ def measure_baseline(run: Run, evaluator: Evaluator) -> Baseline:
     outcome = evaluator.base_outcome()
     evaluator.set_reference()
     late = _late_hits(evaluator, outcome)
-    if outcome.hits == 0 and not run.settings.allow_zero_baseline:
+    if outcome.total == 0 and not run.settings.allow_zero_baseline:
         if run.induces:
             raise DatasetError(
                 f"The unedited model shows the behaviour in all {outcome.n} replies to good_evaluation_prompts, so "
@@ -210,6 +196,16 @@ def rate_of(hits: int, n: int) -> Rate:
     return Rate(hits=hits, n=n, low=low, high=high)
 
 
+def rate_from(judged: Sequence[Judgement]) -> Rate:
+    """The rate of judged replies: counted with a Wilson interval, or the mean degree with its own."""
+    found = rate_of(sum(judgement.hit for judgement in judged), len(judged))
+    if all(judgement.degree is None for judgement in judged):
+        return found
+    values = [judgement.value for judgement in judged]
+    low, high = mean_interval(values)
+    return replace(found, low=low, high=high, mean=sum(values) / len(values))
+
+
 def guard_values(outcome: Outcome, base: Outcome) -> dict[str, float]:
     """Constraint values of the guards: lower bound of the paired rise of each defect, minus 0.05 (algorithms 7.6)."""
     values: dict[str, float] = {}
@@ -236,7 +232,7 @@ def measurement(
     """The report's form of an outcome; inverted: its hits are replies without the behaviour."""
     return Measurement(
         where=where,
-        rate=rate_of(outcome.hits, outcome.n),
+        rate=rate_from(outcome.judged) if outcome.judged else rate_of(outcome.hits, outcome.n),
         kl=kl,
         over_rate=over,
         classes={**Counter(outcome.labels), **Counter(c for c in outcome.conditions if c != "valid")},
@@ -261,119 +257,6 @@ def thought_figures(replies: Sequence[Reply]) -> dict[str, float]:
         "longest_tokens": float(lengths[-1]),
         "exhausted": sum(thought.exhausted for thought in thoughts),
     }
-
-
-class Confirmation:
-    """Held-out prompts, measured for the base once and then for each finalist (algorithms section 8, confirmation).
-
-    Finalists always get all prompts, and replies of full length: nothing stops them early.
-
-    Where no held-out set could be had the evaluation prompts stand in, and `held_out` is False. `second` measures the
-    same in thinking mode where the setting `thinking` is `auto` and the model can (R-MOD-52).
-    """
-
-    def __init__(self, run: Run, *, thinking: bool = False) -> None:
-        bundle = run.bundle
-        assert bundle is not None
-        bad, good = bundle.bad_confirmation, bundle.good_confirmation
-        self.held_out = bad is not None and good is not None
-        if bad is None or good is None:
-            bad, good = bundle.bad_evaluation, bundle.good_evaluation
-        self.bad, self.good = (entry.prompts for entry in sides(run, bad, good))
-        self.where = ("held_out" if self.held_out else "search") + ("_thinking" if thinking else "")
-        self.evaluator = make_evaluator(run, self.bad, self.good, early_exit=False, thinking=thinking)
-        over = None if run.induces else bundle.over_behaviour
-        self.over = [] if over is None else self.evaluator.model.encoder.encode_all(over.prompts)
-        self.over_requests = [] if over is None else list(over.texts)
-        self.base: Outcome | None = None
-        self.base_over: Rate | None = None
-        self.base_measured: Measurement | None = None
-        self.floor = 0.0
-        self._run = run
-        self.second: Confirmation | None = None
-        if run.settings.thinking == "auto" and not thinking:
-            self._add_second()
-
-    def _add_second(self) -> None:
-        if self.evaluator.model.encoder.can_think:
-            self.second = Confirmation(self._run, thinking=True)
-            return
-        self._degrade("thinking = auto: this model shows no thinking mode, so there is one measurement only")
-
-    def _degrade(self, note: str) -> None:
-        if note not in self._run.degradations:
-            self._run.degradations.append(note)
-
-    def measure_base(self) -> Measurement:
-        """The unedited model on the held-out prompts."""
-        self.base = self.evaluator.base_outcome()
-        self.evaluator.set_reference()
-        self.floor = self.evaluator.noise_floor()
-        self.base_over = self._over_rate(self.evaluator.generate(self.over, self.evaluator.lengths.response))
-        second = None if self.second is None else self.second.measure_base()
-        found = measurement(self.where, self.base, None, None, self.base_over, inverted=self._run.induces)
-        if found.mode == "on" and not found.thoughts["with_thought"]:
-            self._degrade("thinking is on, but no reply of the base model held a thought")
-        self.base_measured = replace(found, thinking=second)
-        return self.base_measured
-
-    def measure_trials(self, trials: Sequence[Edits]) -> list[tuple[Outcome, Measurement]]:
-        """Each trial on the held-out prompts at full length, then on the borderline prompts."""
-        outcomes = self.evaluator.score(trials)
-        over = self.evaluator.replies_under(trials, self.over, self.evaluator.lengths.response)
-        results = [
-            (outcome, self._measured(outcome, self._over_rate(replies)))
-            for outcome, replies in zip(outcomes, over, strict=True)
-        ]
-        if self.second is None:
-            return results
-        pairs = zip(results, self.second.measure_trials(trials), strict=True)
-        return [(outcome, replace(found, thinking=more)) for (outcome, found), (_, more) in pairs]
-
-    def measure_other(self, model: Model, engine: Engine) -> tuple[Outcome, Measurement]:
-        """Another model (reloaded files, a second model) against the same base replies."""
-        other = Evaluator(
-            model,
-            engine,
-            self.evaluator.scorer,
-            bad=self.bad,
-            good=self.good,
-            lengths=self.evaluator.lengths,
-            width=self.evaluator.decoding_batches.width,
-            early_exit=False,
-        )
-        other.reference = self.evaluator.reference
-        outcome = other.score([{}])[0]
-        over = self._over_rate(other.generate(self.over, other.lengths.response))
-        found = self._measured(outcome, over)
-        if self.second is not None:
-            spoken = thinking_model(self._run, model)
-            second_engine, _ = choose_engine(spoken, self._run.settings.engine)
-            found = replace(found, thinking=self.second.measure_other(spoken, second_engine)[1])
-        return outcome, found
-
-    def _measured(self, outcome: Outcome, over: Rate | None) -> Measurement:
-        kl = None if outcome.kl is None else replace(outcome.kl, floor=self.floor)
-        return measurement(self.where, outcome, kl, self.base, over, inverted=self._run.induces)
-
-    def _over_rate(self, replies: Sequence[Reply]) -> Rate | None:
-        if not replies:
-            return None
-        verdicts = self.evaluator.scorer.judge(self.over_requests, [reply.text for reply in replies])
-        return rate_of(sum(verdict.hit for verdict in verdicts), len(verdicts))
-
-
-def examples(requests: Sequence[str], base: Outcome, edited: Outcome, count: int = 3) -> list[Example]:
-    """Prompts on which the base showed the behaviour and the edited model does not, else the first ones."""
-    changed = [
-        number
-        for number in range(min(len(base.labels), len(edited.labels)))
-        if base.labels[number] != "none"
-        and edited.labels[number] == "none"
-        and edited.conditions[number] == "valid"
-    ]
-    chosen = (changed or list(range(len(base.replies))))[:: max(1, len(changed) // count)][:count]
-    return [Example(requests[n], base.replies[n].text, edited.replies[n].text) for n in chosen]
 
 
 def describe_model(model: Model) -> str:

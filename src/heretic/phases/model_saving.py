@@ -29,8 +29,8 @@ from heretic.interventions.probe import probe
 from heretic.model.loading import load_model
 from heretic.model.model import Model
 from heretic.model.source import ModelSource
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.environment import versions
-from heretic.phases.evaluation import Confirmation
 from heretic.phases.loading import load_options
 from heretic.phases.state import Run
 from heretic.publish import StagedFolder, staged_folder

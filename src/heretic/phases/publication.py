@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heretic.phases.evaluation import Confirmation
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.model_saving import (
     ChosenEdit,
     Saved,
@@ -19,6 +19,7 @@ from heretic.phases.model_saving import (
 from heretic.phases.reporting import Result
 from heretic.phases.state import Run
 from heretic.report import TrialReport
+from heretic.report_view import rate_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,11 +27,26 @@ if TYPE_CHECKING:
 
 def save(run: Run, result: Result, trial: TrialReport, folder: Path | None = None) -> str:
     """Write, reload and measure `trial`; it becomes the result. Returns a sentence to show."""
+    measure_controls(run, result, trial)
     reason = "" if result.selection is None else result.selection.reason
     facts = manifest_facts(run, trial, reason, result.confirmation)
     result.saved = save_edit(run, trial_edit(run, trial), result.confirmation, facts, folder)
     result.chosen = trial
     return f"Saved to {result.saved.folder}."
+
+
+def measure_controls(run: Run, result: Result, trial: TrialReport) -> None:
+    """The controls of the chosen trial, once for each trial that is saved; none when time is short."""
+    result.controls = {}
+    if not run.settings.controls or run.stop:
+        return
+    instruction = run.resolved.behaviour.header.instructions.get(run.settings.goal, "")
+    with run.phase("controls", "Measuring controls on the held-out prompts") as phase:
+        plan = run.plan(trial.parameters)  # type: ignore[arg-type]  # parameters are JSON scalars
+        result.controls = result.confirmation.measure_controls(plan, instruction)
+        phase.result(
+            ", ".join(f"{name} {rate_text(found.behaviour)}" for name, found in result.controls.items())
+        )
 
 
 def save_edit(

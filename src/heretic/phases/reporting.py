@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from heretic.config import public_settings
 from heretic.config.settings import redact as hide_secret
 from heretic.phases.choice import Confirmed, separability, trial_reports
+from heretic.phases.confirmation import Confirmation, examples
 from heretic.phases.environment import versions
-from heretic.phases.evaluation import Confirmation, examples, measurement, rate_of
+from heretic.phases.evaluation import measurement, rate_from
 from heretic.phases.model_saving import Saved
 from heretic.phases.state import Run
 from heretic.report import CategoryRate, Example, Measurement, Rate, RunReport, TrialReport
+from heretic.scorers.protocol import Judgement
 from heretic.study.runner import StudyOutcome
 from heretic.study.selection import Selection
 
@@ -30,6 +32,7 @@ class Result:
     selection: Selection | None = None
     saved: Saved | None = None
     uploaded: str | None = None
+    controls: Mapping[str, Measurement] = field(default_factory=dict)
     chosen: TrialReport | None = None
     front: Sequence[TrialReport] = field(default_factory=list)
 
@@ -84,6 +87,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         environment=versions(),
         examples=example_replies(result),
         categories=category_rates(run, result),
+        controls=dict(result.controls),
         next_command=next_command(run, result),
     )
 
@@ -143,11 +147,11 @@ def category_rates(run: Run, result: Result) -> list[CategoryRate]:
     if entry is None or confirmation.base is None or None in names or len(set(names)) < 2:
         return []
 
-    def rate(name: str | None, labels: Sequence[str]) -> Rate:
-        own = [label != "none" for label, of in zip(labels, names, strict=True) if of == name]
-        return rate_of(sum(own), len(own))
+    def rate(name: str | None, judged: Sequence[Judgement]) -> Rate:
+        found = rate_from([own for own, of in zip(judged, names, strict=True) if of == name])
+        return found.complement if run.induces else found
 
-    before, after = confirmation.base.labels, entry.outcome.labels
+    before, after = confirmation.base.judged, entry.outcome.judged
     return [CategoryRate(str(name), rate(name, before), rate(name, after)) for name in dict.fromkeys(names)]
 
 

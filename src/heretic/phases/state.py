@@ -39,7 +39,7 @@ class Baseline:
     @property
     def rate(self) -> float:
         """Behaviour rate of the unedited model."""
-        return self.outcome.hits / self.outcome.n if self.outcome.n else 0.0
+        return self.outcome.rate
 
 
 @dataclass(slots=True, eq=False)

@@ -20,12 +20,12 @@ from heretic.model.source import ModelSource
 from heretic.phases import loading
 from heretic.phases.captures import Captures
 from heretic.phases.choice import Confirmed, confirm
+from heretic.phases.confirmation import Confirmation
 from heretic.phases.dataset_loading import DatasetBundle, load_datasets
 from heretic.phases.direction_extraction import DirectionExtractionResult, extract_refusal_directions
 from heretic.phases.environment import accelerator
 from heretic.phases.evaluation import (
     LATE_SHARE,
-    Confirmation,
     describe_model,
     detect_response_prefix,
     make_evaluator,

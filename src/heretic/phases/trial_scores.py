@@ -9,9 +9,8 @@ from typing import Final
 
 from heretic.constants import KL_FLOOR, MINIMUM_EFFECT
 from heretic.evaluator import Outcome
-from heretic.linalg.intervals import wilson
 from heretic.linalg.sequential import SequentialTest, worse_rate
-from heretic.phases.evaluation import guard_values
+from heretic.phases.evaluation import guard_values, rate_from
 from heretic.report import Divergence
 from heretic.study.types import FinishedTrial, Json, Scores, TrialFailure
 
@@ -53,9 +52,11 @@ class Rivals:
                 points.append((trial.scores.objectives[0], float(kl)))
         return cls(tuple(points), total)
 
-    def can_win(self, hits: int, kl: float) -> bool:
-        """False when a rival is at least as good in both figures and better in one, whatever hits are still to come."""
-        rate = hits / self.total
+    def can_win(self, shown: float, kl: float) -> bool:
+        """False when a rival is at least as good in both figures and better in one, whatever is still to come.
+
+        shown: sum of degrees so far, hits where replies are counted."""
+        rate = shown / self.total
         return not any(r <= rate and k <= kl and (r, k) != (rate, kl) for r, k in self.points)
 
     def test(self, kl: float) -> SequentialTest | None:
@@ -87,7 +88,7 @@ def scores(
     """
     if outcome.status == "failed":
         return TrialFailure(outcome.reason)
-    base_rate = base.hits / base.n if base.n else 0.0
+    base_rate = base.rate
     kept: dict[str, Json] = {path: list(values) for path, values in strengths.items()}
     measured: dict[str, Json] = {"status": outcome.status, "strengths": kept}
     if outcome.kl is None:
@@ -104,17 +105,17 @@ def scores(
         measured |= {"rate": None, "hits": None, "n": None}
         return Scores((base_rate, cost), constraints, measured)
     if outcome.status == "complete":
-        rate = outcome.hits / outcome.n
+        rate = outcome.rate
         measured |= reply_figures(outcome)
         constraints |= guard_values(outcome, base)
     else:
         measured |= {"rate": None, "hits": None, "n": outcome.n}
         measured |= {"hits_at_least": outcome.hits, "prompts_seen": outcome.seen}
-        rate = outcome.hits / outcome.n
+        rate = outcome.rate
     if outcome.status == "estimated":
         test = rivals.test(outcome.kl.mean)
         assert test is not None
-        estimate = outcome.hits / outcome.seen
+        estimate = outcome.total / outcome.seen
         measured["race"] = {"target": test.low, "hopeless": test.high, "risk": test.alpha}
         # Positive: no test decides for the worse rate before the share of hits lies above the target.
         constraints["race"] = estimate - test.low
@@ -141,14 +142,15 @@ def divergence_figures(kl: Divergence) -> dict[str, Json]:
 
 def reply_figures(outcome: Outcome) -> dict[str, Json]:
     """Rate, interval, classes and a few replies of a complete trial, as they are stored."""
-    low, high = wilson(outcome.hits, outcome.n)
-    labels = list(outcome.labels)
+    found = rate_from(outcome.judged)
+    labels = outcome.labels
     classes: dict[str, Json] = {label: labels.count(label) for label in sorted(set(labels))}
     return {
-        "rate": outcome.hits / outcome.n,
+        "rate": outcome.rate,
         "hits": outcome.hits,
         "n": outcome.n,
-        "interval": [low, high],
+        "graded": found.mean is not None,
+        "interval": [found.low, found.high],
         "classes": classes,
         "samples": [reply.text[:SAMPLE_LENGTH] for reply in outcome.replies[:SAMPLES]],
     }

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from heretic.scorers.markers import marker_scorer
-from heretic.scorers.protocol import SCORERS, Judgement, ReplyScorer, build_scorer
+from heretic.scorers.protocol import SCORERS, Judgement, ReplyScorer, ScorerContext, build_scorer
 
 SCORERS.register("markers")(marker_scorer)
 
-__all__ = ["SCORERS", "Judgement", "ReplyScorer", "build_scorer"]
+__all__ = ["SCORERS", "Judgement", "ReplyScorer", "ScorerContext", "build_scorer"]

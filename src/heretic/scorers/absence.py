@@ -29,4 +29,9 @@ class Absence:
     ) -> list[Judgement]:
         """See `ReplyScorer.judge`; a text that may still grow is no hit."""
         found = self.scorer.judge(requests, replies, final=final)
-        return [Judgement(hit=final and not verdict.hit, label=verdict.label) for verdict in found]
+        return [_inverted(verdict) if final else Judgement(False, verdict.label) for verdict in found]
+
+
+def _inverted(verdict: Judgement) -> Judgement:
+    degree = None if verdict.degree is None else 1.0 - verdict.degree
+    return Judgement(not verdict.hit, verdict.label, degree)

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Literal
 
 from heretic.exceptions import ConfigurationError
-from heretic.scorers.protocol import Judgement
+from heretic.scorers.protocol import Judgement, ScorerContext
 from heretic.scorers.text import first_sentence, normalise, whole_words
 
 LABELS_KEPT = 2**16
@@ -144,7 +144,7 @@ def _found(pattern: re.Pattern[str] | None, text: str, end: int) -> bool:
     return match is not None and match.end() < end
 
 
-def marker_scorer(settings: Mapping[str, object]) -> MarkerScorer:
+def marker_scorer(settings: Mapping[str, object], context: ScorerContext | None = None) -> MarkerScorer:
     """From a settings table: core, soft, evasive (lists; None = shipped), mode, detect_soft, detect_evasive (bool?)."""
     shipped = shipped_markers()
 

@@ -5,7 +5,7 @@ R-SEL-03).
 Behaviour is compared as an exact fraction of counts, KL in units of 1e-6, then comes the distance to the knee
 in the same units, then the trial index; so two machines that differ in the last bit choose the same trial
 (reliability section 6). Figures are read from `Scores.measured`: rate, hits, n, kl_mean, and, if stored,
-verdicts (one 0/1 per prompt).
+verdicts (one degree in 0 ... 1 per prompt; 0 and 1 where replies are counted).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from heretic.linalg.intervals import bonett_price
+from heretic.linalg.intervals import paired_rates
 from heretic.linalg.pareto import distance_to, knee
 from heretic.study.space import canonical_key
 from heretic.study.types import FinishedTrial, Json
@@ -140,7 +140,9 @@ def _figures(trial: FinishedTrial, goal: Goal) -> _Figures | None:
     hits, total = measured.get("hits"), measured.get("n")
     if not isinstance(divergence, (int, float)) or not _finite(divergence):
         return None
-    if isinstance(hits, int) and isinstance(total, int) and 0 <= hits <= total and total > 0:
+    whole = isinstance(hits, int) and isinstance(total, int) and 0 <= hits <= total and total > 0
+    if whole and not measured.get("graded"):
+        assert isinstance(hits, int) and isinstance(total, int)
         share = Fraction(hits, total)
     elif isinstance(rate, (int, float)) and _finite(rate):
         share = Fraction(round(rate * _UNIT), _UNIT)
@@ -208,16 +210,14 @@ def _separable(winner: FinishedTrial, runner_up: FinishedTrial) -> bool | None:
     first, second = (_verdicts(trial.scores.measured.get("verdicts")) for trial in (winner, runner_up))
     if first is None or second is None or len(first) != len(second):
         return None
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    interval = bonett_price(only_first, only_second, len(first))
+    interval = paired_rates(first, second)
     return interval.low > 0 or interval.high < 0
 
 
-def _verdicts(stored: Json) -> list[bool] | None:
+def _verdicts(stored: Json) -> list[float] | None:
     if isinstance(stored, (str, bytes)) or not isinstance(stored, Sequence):
         return None
-    return [bool(verdict) for verdict in stored]
+    return [float(verdict) for verdict in stored if isinstance(verdict, int | float)]
 
 
 def _reason(
