@@ -28,7 +28,7 @@ from heretic.phases.environment import versions
 from heretic.phases.method import captures_of
 from heretic.phases.model_saving import ChosenEdit, common_facts, plain_measurement
 from heretic.phases.optimization import fingerprint
-from heretic.phases.publication import save_edit, upload
+from heretic.phases.publication import measure_controls, save_edit, upload
 from heretic.phases.reporting import Result, build_report
 from heretic.phases.state import Run
 from heretic.report import Measurement, RunReport
@@ -199,7 +199,8 @@ def apply_directions(application: Application, *, console: Console) -> Applied:
     plan = run.plan(application.parameters)
     chosen = ChosenEdit(plan.edits(run.writers), plan.effective_strengths(), application.command)
     confirmation, outcome, measured = _measured(run, chosen)
-    result = Result(StudyOutcome((), {}, "finished"), confirmation)
+    result = Result(StudyOutcome((), {}, "finished"), confirmation, edited=(outcome, measured))
+    measure_controls(run, result, plan)
     reason = f"applied, not searched: {application.command}"
     facts = {
         **common_facts(run, confirmation),

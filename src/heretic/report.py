@@ -122,7 +122,7 @@ class RunReport:
     baseline: the unedited model on the prompts on which the chosen trial was judged; search_baseline: on those of the
     search. verified: measured again from the saved and reloaded files; None when nothing was saved. categories: of the
     prompts on which the chosen trial was judged; empty where they have none. controls: what the chosen trial has to
-    beat on the same prompts, by name.
+    beat on the same prompts, by name. verdict: `word`, `sentence` and the paired `difference` to the base.
     """
 
     status: str
@@ -151,6 +151,7 @@ class RunReport:
     examples: Sequence[Example] = ()
     categories: Sequence[CategoryRate] = ()
     controls: Mapping[str, Measurement] = field(default_factory=dict)
+    verdict: Mapping[str, object] = field(default_factory=dict)
     next_command: str = ""
     search_baseline: Measurement | None = None
 

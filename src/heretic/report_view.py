@@ -184,6 +184,8 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
                 f"thoughts of {name}: {measurement.thoughts['mean_tokens']:.0f} tokens on average, "
                 f"{measurement.thoughts['exhausted']:.0f} without an end"
             )
+    if report.verdict.get("sentence"):
+        yield _line(f"verdict: {report.verdict.get('word')}. {report.verdict.get('sentence')}")
     if report.separable:
         yield _line(f"winner against runner-up: {report.separable}")
     for entry in report.categories:

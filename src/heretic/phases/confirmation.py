@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from heretic.decoding import Engine, Reply, choose_engine
 from heretic.evaluator import Evaluator, Outcome
@@ -15,6 +16,10 @@ from heretic.model.model import Model
 from heretic.phases.evaluation import make_evaluator, measurement, rate_from, sides, thinking_model
 from heretic.phases.state import Run
 from heretic.report import Example, Measurement, Rate
+
+RANDOM: Final = "random directions"
+INSTRUCTION: Final = "instruction"
+"""Names of the controls."""
 
 
 class Confirmation:
@@ -84,22 +89,20 @@ class Confirmation:
         pairs = zip(results, self.second.measure_trials(trials), strict=True)
         return [(outcome, replace(found, thinking=more)) for (outcome, found), (_, more) in pairs]
 
-    def measure_controls(self, plan: Plan, instruction: str) -> dict[str, Measurement]:
+    def measure_controls(self, plan: Plan, instruction: str) -> dict[str, tuple[Outcome, Measurement]]:
         """What the chosen edit is compared with (algorithms section 8): the same strengths along random directions, and
         the unedited model that is told in the prompt to do without the behaviour (no KL: its prompts are others).
         """
         run = self._run
         writers = run.writers
-        found = {
-            "random directions": self.measure_trials(
-                [random_control(plan, seed=run.settings.seed).edits(writers)]
-            )[0][1]
-        }
+        random = random_control(plan, seed=run.settings.seed).edits(writers)
+        found = {RANDOM: self.measure_trials([random])[0]}
         if instruction:
             told = [replace(prompt, text=f"{prompt.text} {instruction}") for prompt in self.bad]
             asked = make_evaluator(run, told, self.good[:1], early_exit=False)
             outcome = asked.base_outcome()
-            found["instruction"] = measurement(self.where, outcome, None, None, inverted=run.induces)
+            shown = measurement(self.where, outcome, None, None, inverted=run.induces)
+            found[INSTRUCTION] = (outcome, shown)
         return found
 
     def measure_other(self, model: Model, engine: Engine) -> tuple[Outcome, Measurement]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heretic.phases.confirmation import Confirmation
+from heretic.interventions.plan import Plan
+from heretic.phases.confirmation import RANDOM, Confirmation
 from heretic.phases.model_saving import (
     ChosenEdit,
     Saved,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def save(run: Run, result: Result, trial: TrialReport, folder: Path | None = None) -> str:
     """Write, reload and measure `trial`; it becomes the result. Returns a sentence to show."""
-    measure_controls(run, result, trial)
+    measure_controls(run, result, run.plan(trial.parameters))  # type: ignore[arg-type]  # they are JSON scalars
     reason = "" if result.selection is None else result.selection.reason
     facts = manifest_facts(run, trial, reason, result.confirmation)
     result.saved = save_edit(run, trial_edit(run, trial), result.confirmation, facts, folder)
@@ -35,15 +36,16 @@ def save(run: Run, result: Result, trial: TrialReport, folder: Path | None = Non
     return f"Saved to {result.saved.folder}."
 
 
-def measure_controls(run: Run, result: Result, trial: TrialReport) -> None:
-    """The controls of the chosen trial, once for each trial that is saved; none when time is short."""
-    result.controls = {}
+def measure_controls(run: Run, result: Result, plan: Plan) -> None:
+    """The controls of a plan that is to be saved; none when time is short."""
+    result.controls, result.random = {}, None
     if not run.settings.controls or run.stop:
         return
     instruction = run.resolved.behaviour.header.instructions.get(run.settings.goal, "")
     with run.phase("controls", "Measuring controls on the held-out prompts") as phase:
-        plan = run.plan(trial.parameters)  # type: ignore[arg-type]  # parameters are JSON scalars
-        result.controls = result.confirmation.measure_controls(plan, instruction)
+        found = result.confirmation.measure_controls(plan, instruction)
+        result.random = found[RANDOM][0]
+        result.controls = {name: shown for name, (_, shown) in found.items()}
         phase.result(
             ", ".join(f"{name} {rate_text(found.behaviour)}" for name, found in result.controls.items())
         )

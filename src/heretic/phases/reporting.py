@@ -6,16 +6,18 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from heretic.config import public_settings
 from heretic.config.settings import redact as hide_secret
+from heretic.evaluator import Outcome
 from heretic.phases.choice import Confirmed, separability, trial_reports
 from heretic.phases.confirmation import Confirmation, examples
 from heretic.phases.environment import versions
 from heretic.phases.evaluation import measurement, rate_from
 from heretic.phases.model_saving import Saved
 from heretic.phases.state import Run
+from heretic.phases.verdict import Verdict, verdict
 from heretic.report import CategoryRate, Example, Measurement, Rate, RunReport, TrialReport
 from heretic.scorers.protocol import Judgement
 from heretic.study.runner import StudyOutcome
@@ -24,7 +26,11 @@ from heretic.study.selection import Selection
 
 @dataclass(slots=True, eq=False)
 class Result:
-    """What the last steps made; each may be missing when the run ended early."""
+    """What the last steps made; each may be missing when the run ended early.
+
+    random: the control of random directions. edited: what was measured on the held-out prompts where there was no
+    search, and so no finalist.
+    """
 
     outcome: StudyOutcome
     confirmation: Confirmation
@@ -33,6 +39,8 @@ class Result:
     saved: Saved | None = None
     uploaded: str | None = None
     controls: Mapping[str, Measurement] = field(default_factory=dict)
+    random: Outcome | None = None
+    edited: tuple[Outcome, Measurement] | None = None
     chosen: TrialReport | None = None
     front: Sequence[TrialReport] = field(default_factory=list)
 
@@ -88,6 +96,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         examples=example_replies(result),
         categories=category_rates(run, result),
         controls=dict(result.controls),
+        verdict=asdict(chosen_verdict(result)),
         next_command=next_command(run, result),
     )
 
@@ -129,11 +138,25 @@ def coverage(run: Run) -> Mapping[str, object]:
     }
 
 
+def chosen_verdict(result: Result) -> Verdict:
+    """Whether the chosen trial was worth editing, by its held-out figures."""
+    entry, edited = chosen_entry(result), result.edited
+    if entry is not None:
+        edited = entry.outcome, entry.measurement
+    if edited is None:
+        return verdict(None, None)
+    return verdict(result.confirmation.base, edited[0], result.random, edited[1].guards)
+
+
+def chosen_entry(result: Result) -> Confirmed | None:
+    """The chosen trial among the finalists."""
+    chosen = result.chosen
+    return next((e for e in result.confirmed if chosen is not None and e.trial.index == chosen.trial), None)
+
+
 def example_replies(result: Result) -> list[Example]:
     """Three prompts with both replies."""
-    confirmation = result.confirmation
-    chosen = result.chosen
-    entry = next((e for e in result.confirmed if chosen is not None and e.trial.index == chosen.trial), None)
+    confirmation, entry = result.confirmation, chosen_entry(result)
     if entry is None or confirmation.base is None:
         return []
     return examples([prompt.text for prompt in confirmation.bad], confirmation.base, entry.outcome)
@@ -141,8 +164,7 @@ def example_replies(result: Result) -> list[Example]:
 
 def category_rates(run: Run, result: Result) -> list[CategoryRate]:
     """The behaviour by category of prompt, base and chosen trial; empty without categories or held-out figures."""
-    confirmation, chosen = result.confirmation, result.chosen
-    entry = next((e for e in result.confirmed if chosen is not None and e.trial.index == chosen.trial), None)
+    confirmation, entry = result.confirmation, chosen_entry(result)
     names = [prompt.category for prompt in confirmation.bad]
     if entry is None or confirmation.base is None or None in names or len(set(names)) < 2:
         return []

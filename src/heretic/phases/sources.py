@@ -62,7 +62,7 @@ def candidate_sources(work: Extraction, bank: DirectionBank, layer: int) -> Mapp
         found |= {} if read is None else {"covector": read}
     if options.probe or options.ensemble:
         found |= _probed(work, bank)
-    return _surviving(work, found, layer) if len(found) > 1 else found
+    return _surviving(work, found, layer)
 
 
 def read_by_covectors(work: Extraction, bank: DirectionBank) -> DirectionBank:
@@ -118,8 +118,10 @@ def _surviving(
     if shown is None:
         return found
     prompts = work.bundle.bad.prompts[:CAUSAL_PROMPTS]
-    counts = dict(zip(found, shown([_removed(work, b, layer) for b in found.values()], prompts), strict=True))
-    work.notes["causal"] = {"layer": layer, "prompts": len(prompts), "shown": counts}
+    before, *after = shown([{}, *(_removed(work, bank, layer) for bank in found.values())], prompts)
+    counts = dict(zip(found, after, strict=True))
+    work.notes["causal"] = {"layer": layer, "prompts": len(prompts), "before": before, "shown": counts}
+    _note_without_effect(work, before, counts, layer)
     highest = wilson(counts["difference"], len(prompts)).high
     kept = {}
     for name, bank in found.items():
@@ -131,6 +133,18 @@ def _surviving(
             continue
         kept[name] = bank
     return kept
+
+
+def _note_without_effect(work: Extraction, before: int, counts: Mapping[str, int], layer: int) -> None:
+    """The verdict that nothing causal was found (R-DIR-08): no full removal can be told from no edit at all."""
+    total = min(CAUSAL_PROMPTS, len(work.bundle.bad.prompts))
+    lowest = wilson(before, total).low
+    if before and all(wilson(count, total).high >= lowest for count in counts.values()):
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        work.warnings.append(
+            f"Not worth editing, as far as {total} prompts can tell: full removal of the direction of layer {layer} "
+            f"leaves the behaviour in as many replies as no edit does ({before} unedited; {found})."
+        )
 
 
 def _removed(work: Extraction, bank: DirectionBank, layer: int) -> Edits:

@@ -205,9 +205,9 @@ def _extracted(run: Run, found: Callable[[], DirectionExtractionResult]) -> Dire
     for degradation in result.degradations:
         run.console.warn(degradation)
         run.degradations.append(degradation)
+    if result.warnings and run.settings.strict:
+        raise AbliterationError(" ".join(result.warnings), hint="Leave out --strict to go on.")
     for warning in result.warnings:
-        if run.settings.strict:
-            raise AbliterationError(warning, hint="Leave out --strict to go on.")
         run.console.warn(warning)
     return result
 
