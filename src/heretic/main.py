@@ -10,7 +10,7 @@ from heretic.direction_tasks import apply_directions, extract_directions, requir
 from heretic.phases import steps
 from heretic.phases.application import Strength, load_parts, plan_application
 from heretic.phases.optimization import create_study
-from heretic.phases.reporting import Result, build_report
+from heretic.phases.reporting import Result, build_report, keep_report
 from heretic.phases.state import Run
 from heretic.report import RunReport
 from heretic.reproduction import read_run_file, reproduce
@@ -56,4 +56,6 @@ def run(resolved: Resolved, *, console: Console, stop: StopFlag) -> RunReport:
         confirmation, confirmed = steps.confirm_finalists(run, outcome)
         result = Result(outcome, confirmation, confirmed)
         status = finish(run, result)
-    return build_report(run, result, status)
+        report = build_report(run, result, status)
+        keep_report(run, result, report)
+    return report

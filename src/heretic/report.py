@@ -64,7 +64,8 @@ class Measurement:
     should not show it; classes: how many replies fell in each class; replies: the texts, kept for front trials.
     mode: whether the model was allowed to think (R-MOD-53); thoughts: lengths in tokens and counts, empty in mode
     `off`; thinking: the same prompts in thinking mode, where both were measured (R-MOD-52). inverted: `rate` counts
-    replies without the behaviour (goal `induce`), because that is what the search makes rare.
+    replies without the behaviour (goal `induce`), because that is what the search makes rare. beside: what the further
+    scorers say of the same replies, by name.
     """
 
     where: str
@@ -78,6 +79,7 @@ class Measurement:
     thoughts: Mapping[str, float] = field(default_factory=dict)
     thinking: Measurement | None = None
     inverted: bool = False
+    beside: Mapping[str, Rate] = field(default_factory=dict)
 
     @property
     def behaviour(self) -> Rate:
@@ -123,6 +125,7 @@ class RunReport:
     search. verified: measured again from the saved and reloaded files; None when nothing was saved. categories: of the
     prompts on which the chosen trial was judged; empty where they have none. controls: what the chosen trial has to
     beat on the same prompts, by name. verdict: `word`, `sentence` and the paired `difference` to the base.
+    scorers: what judged trials and finalists, with the judging model that was really used.
     """
 
     status: str
@@ -152,6 +155,7 @@ class RunReport:
     categories: Sequence[CategoryRate] = ()
     controls: Mapping[str, Measurement] = field(default_factory=dict)
     verdict: Mapping[str, object] = field(default_factory=dict)
+    scorers: Sequence[Mapping[str, object]] = ()
     next_command: str = ""
     search_baseline: Measurement | None = None
 
@@ -187,6 +191,7 @@ def flat_measurement(measurement: Measurement) -> dict[str, Any]:
         "where": measurement.where,
         "thinking_mode": measurement.mode,
         "thoughts": dict(measurement.thoughts),
+        "beside": {name: {**asdict(rate), "value": rate.value} for name, rate in measurement.beside.items()},
         "thinking": None if measurement.thinking is None else flat_measurement(measurement.thinking),
     }
 

@@ -184,6 +184,9 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
                 f"thoughts of {name}: {measurement.thoughts['mean_tokens']:.0f} tokens on average, "
                 f"{measurement.thoughts['exhausted']:.0f} without an end"
             )
+    for scorer in report.baseline.beside:
+        told = [f"{name} {rate_text(found.beside.get(scorer))}" for name, found in rows if found.beside]
+        yield _line(f"{scorer}: {', '.join(told)}")
     if report.verdict.get("sentence"):
         yield _line(f"verdict: {report.verdict.get('word')}. {report.verdict.get('sentence')}")
     if report.separable:

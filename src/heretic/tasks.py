@@ -29,7 +29,7 @@ from heretic.phases.choice import named_trial
 from heretic.phases.confirmation import Confirmation
 from heretic.phases.environment import accelerator, versions
 from heretic.phases.optimization import create_study
-from heretic.phases.reporting import Result, build_report
+from heretic.phases.reporting import Result, build_report, keep_report
 from heretic.phases.state import Run
 from heretic.report import Measurement, RunReport, flat_measurement
 from heretic.stop import StopFlag
@@ -139,7 +139,9 @@ def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> 
         confirmation, confirmed = steps.confirm_finalists(run, outcome)
         result = Result(outcome, confirmation, confirmed)
         status = finish(run, result)
-    return build_report(run, result, status)
+        report = build_report(run, result, status)
+        keep_report(run, result, report)
+    return report
 
 
 def require_stored_trial(storage: str | None, name: str, trial: int | None) -> None:

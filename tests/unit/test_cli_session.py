@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from heretic.apps.conversation import Form
 from heretic.apps.session import ChatSession, Message
 from heretic.exceptions import (
     ConfigurationError,
@@ -36,9 +37,10 @@ class TinyChatModel:
         self._tokenizer = byte_tokenizer()
         self.delay_s, self.failure = delay_s, failure
         self.seen: list[str] = []
+        self.strengths: list[tuple[float, ...]] = []
         self.steps = 0
         self._network.register_forward_hook(self._watch, with_kwargs=True)
-        self._letter = self._tokenizer.convert_tokens_to_ids("b")
+        self._letters = [self._token("b")]
         self._space = int(self._tokenizer(" ", add_special_tokens=False)["input_ids"][0])
 
     @property
@@ -60,14 +62,29 @@ class TinyChatModel:
             raise self.failure
         logits = output.logits  # type: ignore[attr-defined]  # a causal language model's output
         logits[:] = 0.0
-        # Words of one letter: the streamer holds back a word until the next space.
-        logits[..., self._letter if self.steps % 2 else self._space] = 9.0
+        for row in range(logits.shape[0]):
+            letter = self._letters[row % len(self._letters)]
+            logits[row, :, letter if self.steps % 2 else self._space] = 9.0
         return output
+
+    def _token(self, letter: str) -> int:
+        return int(self._tokenizer(letter, add_special_tokens=False)["input_ids"][0])
+
+    reply_prefix = ""
+    has_edit = True
+    reader = None
 
     @contextmanager
     def edited(self, edit: bool) -> Iterator[None]:
         """Answers with e when edited and with b when not."""
-        self._letter = self._tokenizer.convert_tokens_to_ids("e" if edit else "b")
+        with self.under((1.0 if edit else 0.0,)):
+            yield
+
+    @contextmanager
+    def under(self, strengths: Sequence[float]) -> Iterator[None]:
+        """Each row with the letter of its strength; the rows of the batch are what `compare` is about."""
+        self.strengths.append(tuple(strengths))
+        self._letters = [self._token("e" if strength else "b") for strength in strengths]
         yield
 
 
@@ -97,9 +114,11 @@ def test_the_base_answers_when_the_edit_is_off() -> None:
 
 def test_compare_gives_base_then_edited_from_one_model() -> None:
     """R-UI-08; the edited reply is the one that is remembered."""
-    chat = session()
+    model = TinyChatModel()
+    chat = session(model)
     pieces = list(chat.compare("x"))
-    assert [edited for edited, _ in pieces] == sorted(edited for edited, _ in pieces)
+    assert model.steps == 64 and model.strengths == [(0.0, 1.0)]
+    assert [edited for edited, _ in pieces][:4] == [False, True, False, True]
     for edited, letter in ((False, "b"), (True, "e")):
         assert set("".join(piece for flag, piece in pieces if flag is edited)) == {letter, " "}
     assert [message.role for message in chat.messages] == ["user", "assistant"]
@@ -207,8 +226,9 @@ def test_typed_special_tokens_do_not_end_a_turn() -> None:
     """D10; the control is the same text without the mark."""
     chat = session()
     mark = chat.model.tokenizer.eos_token
-    plain = chat._encode([Message("user", "a b")])
-    typed = chat._encode([Message("user", f"a {mark} b")])
+    form = Form(chat.model.tokenizer)
+    plain = form.encode([Message("user", "a b")], "")
+    typed = form.encode([Message("user", f"a {mark} b")], "")
     count = chat.model.tokenizer.eos_token_id
     assert typed.count(count) == plain.count(count)
     assert chat.model.tokenizer(mark)["input_ids"].count(count) >= 1

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from heretic.config import Resolved, Settings, resolve_settings
+from heretic.config import Resolved, Settings
 from heretic.config.availability import UNAVAILABLE, Unavailable, unavailable
+from heretic.config.behaviour import built_in_behaviours
 from heretic.config.layers import Entry, LayerKind
 from heretic.config.rules import Effective, apply_derivations, contradictions
 from heretic.exceptions import ConfigurationError, UnknownSettingError, UnusedSettingError, WarmStartError
@@ -125,10 +126,11 @@ def test_a_feature_switched_off_by_hand_is_no_degradation(tmp_path: Path) -> Non
     assert not any("neural" in line for line in (*resolved.degradations, *resolved.notices))
 
 
-def test_scorers_of_later_versions_are_refused_by_name_but_can_be_looked_at(tmp_path: Path) -> None:
-    assert "hedging is not available" in findings(refused("m", "--behaviour", "hedging", cwd=tmp_path))
-    shown = resolve_settings(["--behaviour", "hedging"], environ={}, cwd=tmp_path, purpose="show")
-    assert shown.settings.n_trials == 50 and any("not available" in notice for notice in shown.notices)
+def test_every_built_in_behaviour_resolves_and_an_unknown_scorer_is_refused_by_name(tmp_path: Path) -> None:
+    for name in built_in_behaviours():
+        assert resolve("m", "--behaviour", name, cwd=tmp_path).settings.scorers
+    (tmp_path / "config.toml").write_text('[[scorers]]\nname = "hegding"\n', encoding="utf-8")
+    assert "no scorer called 'hegding'" in findings(refused("m", cwd=tmp_path))
 
 
 def test_an_unread_parameter_is_an_error_on_the_command_line_and_a_warning_elsewhere(tmp_path: Path) -> None:
@@ -181,8 +183,8 @@ def test_code_of_the_user_counts_only_where_it_was_named(tmp_path: Path) -> None
     """Reliability F05."""
     (tmp_path / "config.toml").write_text('[[scorers]]\nname = "mine.py:Scorer"\n', encoding="utf-8")
     assert "own code (mine.py:Scorer)" in findings(refused("m", cwd=tmp_path))
-    with pytest.raises(ConfigurationError, match="not available in this version"):
-        resolve("m", cwd=tmp_path, files=[Path("config.toml")])
+    named = resolve("m", cwd=tmp_path, files=[Path("config.toml")]).settings.scorers
+    assert named is not None and named[0].is_plug_in, "control: a file that was named counts"
 
 
 def test_all_errors_of_all_layers_are_one_list(tmp_path: Path) -> None:

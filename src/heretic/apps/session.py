@@ -1,41 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat without a user interface: history, parameters, streaming (requirements 9.1).
-
-The text appears while it is made: a second thread generates, the caller iterates. That thread ends the
-stream on every path and the caller waits with a limit, so that nothing can hang (R-UI-04).
-"""
+"""A chat without a user interface: history, parameters, replies as they are written (requirements 9.1)."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-
-from heretic.exceptions import (
-    ConfigurationError,
-    CUDAOutOfMemoryError,
-    GenerationError,
-    HostMemoryError,
-    TokenizationError,
-)
-from heretic.model.tokens import PLAIN_FORM, TEMPLATE_SECONDS, time_limit, token_list
+from heretic.apps.conversation import Form, Message, context_length, fitting, now
+from heretic.apps.main_thread import Runner, directly
+from heretic.apps.streaming import Generation, Piece, Reader, Sampling
+from heretic.exceptions import ConfigurationError, GenerationError, HereticError
+from heretic.model.thinking import SWITCHES
+from heretic.model.tokens import PLAIN_FORM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOGGER: Final = logging.getLogger("heretic_chat")
-Role = Literal["user", "assistant"]
+__all__ = ["ChatModel", "ChatSession", "Message"]
 
+LOGGER: Final = logging.getLogger("heretic_chat")
 TEMPERATURES: Final = (0.0, 2.0)
 REPLY_TOKENS: Final = (64, 4096)
+TOP_P: Final = (0.01, 1.0)
+STRENGTHS: Final = (0.0, 2.0)
 PIECE_LIMIT_S: Final = 300.0
 """Longest wait for one piece of text: a long prompt on a slow CPU takes minutes before its first token."""
 
@@ -53,121 +45,160 @@ class ChatModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of the history."""
+@runtime_checkable
+class EditableModel(ChatModel, Protocol):
+    """A chat model that may have an edit, whose strength is then chosen for each row of a batch."""
 
-    role: Role
-    content: str
+    @property
+    def reply_prefix(self) -> str:
+        """What closes the thought of a thinking model, so that it answers at once; else empty."""
+        ...
 
+    @property
+    def has_edit(self) -> bool:
+        """Whether there is an edit at all."""
+        ...
 
-class _StopWhen(StoppingCriteria):
-    """Ends a generation after the token during which `event` was set."""
+    @property
+    def reader(self) -> Reader | None:
+        """What reads the direction, where there is one."""
+        ...
 
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        return torch.full(
-            (input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device
-        )
+    def under(self, strengths: Sequence[float]) -> AbstractContextManager[object]:
+        """While it lasts row i answers with `strengths[i]` times the edit; 0 = the base."""
+        ...
 
 
 class ChatSession:
-    """One conversation with one model.
+    """One conversation.
 
-    notify: receives sentences the user should see (the history was cut). lock: shared by the sessions of
-    one model, so that their replies queue instead of mixing. thinking: for templates that can. edit:
-    whether `send` answers as the edited model. Raises `ConfigurationError` for a temperature or length out
-    of range.
+    model: who answers; or, with `source`, called under `lock` before each reply, so that a model is loaded when it is
+    needed. notify: receives sentences the user should see (the history was cut). lock: shared by the sessions of one
+    model, so that their replies queue instead of mixing; it is held from before the model is asked for until the
+    network is left. thinking: for templates that can. edit: whether `send` answers as the edited model. messages: the
+    history, which is changed in place. run: where templates are rendered. Raises `ConfigurationError` for a
+    temperature or length out of range.
     """
 
     def __init__(
         self,
-        model: ChatModel,
+        model: ChatModel | None = None,
         *,
+        source: Callable[[], ChatModel] | None = None,
         system_prompt: str = "",
         temperature: float = 0.7,
         max_tokens: int = 512,
+        top_p: float = 1.0,
         edit: bool = True,
+        strength: float = 1.0,
         thinking: bool = False,
         notify: Callable[[str], None] = LOGGER.info,
         lock: threading.Lock | None = None,
         piece_limit_s: float = PIECE_LIMIT_S,
+        messages: list[Message] | None = None,
+        run: Runner = directly,
     ) -> None:
-        self.model = model
+        assert (model is None) != (source is None)
+        self._model = model
+        self._source = source
         self.system_prompt = system_prompt
         self.edit = edit
+        self.strength = strength
         self.notify = notify
-        self.messages: list[Message] = []
-        self.temperature = temperature
-        self.max_tokens = max_tokens
-        # Templates without the switch ignore it.
-        self._template_arguments: dict[str, object] = {"enable_thinking": thinking}
+        self.messages: list[Message] = [] if messages is None else messages
+        self._sampling = Sampling()
+        self.temperature, self.max_tokens, self.top_p = temperature, max_tokens, top_p
+        self._thinking = thinking
         self._lock = lock or threading.Lock()
         self._limit_s = piece_limit_s
         self._stop = threading.Event()
-        if model.tokenizer.chat_template is None:
-            model.tokenizer.chat_template = PLAIN_FORM
+        self._run = run
+
+    @property
+    def model(self) -> ChatModel:
+        """Who answers; loads it where that is still to be done."""
+        if self._model is not None:
+            return self._model
+        assert self._source is not None
+        return self._source()
+
+    def use(self, model: ChatModel) -> None:
+        """Go on with another model; the history stays."""
+        self._model, self._source = model, None
+
+    def use_source(self, source: Callable[[], ChatModel]) -> None:
+        """Go on with the model that `source` gives before each reply."""
+        self._model, self._source = None, source
+
+    def require_edit(self) -> None:
+        """Raise `ConfigurationError` when the model has no edit that could be switched or scaled."""
+        _editable(self.model)
 
     @property
     def temperature(self) -> float:
         """0 = always the most likely token, up to 2."""
-        return self._temperature
+        return self._sampling.temperature
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._temperature = _within(value, TEMPERATURES, "temperature")
+        self._sampling = replace(self._sampling, temperature=_within(value, TEMPERATURES, "temperature"))
 
     @property
     def max_tokens(self) -> int:
         """Longest reply in tokens."""
-        return self._max_tokens
+        return self._sampling.max_tokens
 
     @max_tokens.setter
     def max_tokens(self, value: int) -> None:
-        self._max_tokens = int(_within(value, REPLY_TOKENS, "reply length in tokens"))
+        tokens = int(_within(value, REPLY_TOKENS, "reply length in tokens"))
+        self._sampling = replace(self._sampling, max_tokens=tokens)
+
+    @property
+    def top_p(self) -> float:
+        """Share of probability from which tokens are drawn; 1 = all of it."""
+        return self._sampling.top_p
+
+    @top_p.setter
+    def top_p(self, value: float) -> None:
+        self._sampling = replace(self._sampling, top_p=_within(value, TOP_P, "top-p"))
+
+    @property
+    def strength(self) -> float:
+        """Times the edit, for models that have one: 0 = the base, 1 = as the trial was, up to 2."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._strength = _within(value, STRENGTHS, "strength")
+
+    def parameters(self) -> Mapping[str, float | int]:
+        """How replies are made, as stored with a chat."""
+        return {"temperature": self.temperature, "max_tokens": self.max_tokens, "top_p": self.top_p}
 
     def send(self, text: str) -> Iterator[str]:
-        """Add a user turn and stream the reply. A stopped reply is kept as far as it came; a failed one is
-        not, and the user turn goes with it. Raises `TokenizationError`, `GenerationError`,
-        `CUDAOutOfMemoryError`.
+        """Add a user turn and stream the reply. A stopped reply is kept as far as it came; a failed one is not, and
+        the user turn goes with it. Raises `TokenizationError`, `GenerationError`, `CUDAOutOfMemoryError`,
+        `HostMemoryError`, `UntrustedContentError` and what loading a model raises.
         """
-        self.messages.append(Message("user", text))
-        return self._reply(self.edit)
+        return self._turns([*self.messages, Message("user", text, now())])
 
     def regenerate(self) -> Iterator[str]:
         """Replace the last reply by a new one; raises `ConfigurationError` when there is none."""
         if not self.messages:
             raise ConfigurationError("there is no reply to make again", hint="Write a message first.")
-        if self.messages[-1].role == "assistant":
-            self.messages.pop()
-        return self._reply(self.edit)
+        return self._turns(without_reply(self.messages))
 
     def edit_last(self, text: str) -> Iterator[str]:
         """Replace the last user turn and everything after it, and stream the reply to the new one."""
-        while self.messages and self.messages[-1].role == "assistant":
-            self.messages.pop()
-        if self.messages:
-            self.messages.pop()
-        return self.send(text)
+        return self._turns([*without_reply(self.messages)[:-1], Message("user", text, now())])
 
     def compare(self, text: str) -> Iterator[tuple[bool, str]]:
-        """Stream the base model's reply, then the edited model's, as (edited, piece); the second one is
-        remembered.
+        """Stream the replies of the base and of the edited model, made in one batch, as (edited, piece); the edited one
+        is remembered. Raises as `send`, and `ConfigurationError` for a model without an edit.
         """
-        self.messages.append(Message("user", text))
-        turns = list(self.messages)
-        finished = False
-        try:
-            for piece in self._generate(turns, edit=False):
-                yield False, piece
-            finished = True
-        finally:
-            if not finished:
-                self.messages.pop()
-        for piece in self._reply(True):
-            yield True, piece
+        turns = [*self.messages, Message("user", text, now())]
+        for piece in self._remembered(turns, self._generate([turns, turns], (0.0, self.strength)), 1):
+            yield piece.row == 1, piece.text
 
     def clear(self) -> None:
         """Forget the conversation; the parameters stay."""
@@ -177,170 +208,140 @@ class ChatSession:
         """End the running reply after its next token; may be called from any thread."""
         self._stop.set()
 
-    def _reply(self, edit: bool) -> Iterator[str]:
-        pieces: list[str] = []
-        finished = False
+    def together(
+        self, conversations: Sequence[Sequence[Message]], strengths: Sequence[float]
+    ) -> Iterator[Piece]:
+        """One batch: row i continues `conversations[i]` with `strengths[i]` times the edit. Nothing is remembered.
+        Raises as `send`, and `ConfigurationError` for a model without an edit."""
+        return self._generate(conversations, strengths)
+
+    def _turns(self, turns: list[Message]) -> Iterator[str]:
+        return (piece.text for piece in self._remembered(turns, self._generate([turns], None), 0))
+
+    def _remembered(self, turns: list[Message], pieces: Iterator[Piece], row: int) -> Iterator[Piece]:
+        """The pieces; `turns` and the text of `row` become the history unless the reply failed."""
+        before = list(self.messages)
+        self.messages[:] = turns
+        texts: list[str] = []
+        finished = failed = False
         try:
-            for piece in self._generate(self.messages, edit=edit):
-                pieces.append(piece)
+            for piece in pieces:
+                if piece.row == row:
+                    texts.append(piece.text)
                 yield piece
             finished = True
-        except (GenerationError, TokenizationError, CUDAOutOfMemoryError, HostMemoryError):
-            pieces.clear()
+        except HereticError:
+            failed = True
             raise
         finally:
-            text = "".join(pieces).strip()
-            if text or finished:
-                self.messages.append(Message("assistant", text))
-            else:
+            text = "".join(texts).strip()
+            if failed or not (text or finished):
                 # Two user turns in a row would make many templates refuse the next message.
-                self.messages.pop()
+                self.messages[:] = before
+            else:
+                self.messages.append(Message("assistant", text, now()))
 
-    def _generate(self, turns: Sequence[Message], *, edit: bool) -> Iterator[str]:
-        ids = self._fitting(turns)
+    def _generate(
+        self, conversations: Sequence[Sequence[Message]], strengths: Sequence[float] | None
+    ) -> Iterator[Piece]:
+        """strengths: None = as `edit` and `strength` say."""
+        self._stop.clear()
         if not self._lock.acquire(timeout=self._limit_s):
             raise GenerationError(
                 "another reply is still being written", hint="Stop it, or wait for its end."
             )
-        try:
-            yield from self._stream(ids, edit)
-        finally:
-            self._lock.release()
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self._lock.release)
+            generation = self._prepared(self.model, conversations, strengths)
+            on_error.pop_all()  # from here on the thread that generates releases it
+        yield from generation.stream(self._limit_s)
 
-    def _stream(self, ids: list[int], edit: bool) -> Iterator[str]:
-        streamer = TextIteratorStreamer(
-            self.model.tokenizer,
-            skip_prompt=True,
-            timeout=self._limit_s,
-            skip_special_tokens=True,
+    def _prepared(
+        self,
+        model: ChatModel,
+        conversations: Sequence[Sequence[Message]],
+        strengths: Sequence[float] | None,
+    ) -> Generation:
+        edits, reader = self._edits(model, strengths)
+        network, tokenizer = model.network, model.tokenizer
+        form = self._form(model)
+        context = context_length(network)
+        # At most half of the context is kept free for the reply.
+        tokens = self.max_tokens if context is None else min(self.max_tokens, context // 2)
+        rows = []
+        for turns in conversations:
+            ids, cut = fitting(
+                lambda kept: form.encode(kept, self.system_prompt),
+                turns,
+                None if context is None else context - tokens,
+            )
+            rows.append(ids)
+            if cut:
+                self.notify(f"the first {cut} messages no longer fit into the context and are left out")
+        return Generation(
+            network=network,
+            tokenizer=tokenizer,
+            rows=rows,
+            sampling=replace(self._sampling, max_tokens=tokens),
+            edits=edits,
+            pad=_pad(tokenizer),
+            ends=_ends(network),
+            stop=self._stop,
+            at_end=self._lock.release,
+            reader=reader,
         )
-        self._stop.clear()
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heretic-chat")
-        producer = executor.submit(self._produce, ids, edit, streamer)
-        try:
-            yield from (piece for piece in streamer if piece)
-            producer.result(timeout=self._limit_s)
-        except queue.Empty as error:
-            raise GenerationError(
-                f"the model gave no text for {self._limit_s:g} s",
-                hint="Try a shorter prompt or a smaller model.",
-            ) from error
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory() from error
-        except MemoryError as error:
-            raise HostMemoryError(
-                "the host has too little memory for a reply", hint="Lower /tokens."
-            ) from error
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise GenerationError(
-                f"decoding failed: {type(error).__name__}: {error}",
-                hint="If it speaks of a probability tensor, weights hold NaN: 'heretic inspect' finds them.",
-            ) from error
-        finally:
-            self._stop.set()
-            # At most one more token is computed; waiting for it keeps hooks of two replies apart.
-            executor.shutdown(wait=True)
 
-    def _produce(self, ids: list[int], edit: bool, streamer: TextIteratorStreamer) -> None:
-        """Generate into the streamer; whatever happens, the stream ends."""
-        try:
-            network: Any = self.model.network
-            device = network.get_input_embeddings().weight.device
-            tokens = torch.tensor([ids], dtype=torch.int64, device=device)
-            sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-            if self.temperature > 0:
-                sampling = {"do_sample": True, "temperature": self.temperature}
-            with torch.inference_mode(), self.model.edited(edit):
-                network.generate(
-                    input_ids=tokens,
-                    attention_mask=torch.ones_like(tokens),
-                    max_new_tokens=self._room(),
-                    pad_token_id=self._pad(),
-                    stopping_criteria=StoppingCriteriaList([_StopWhen(self._stop)]),
-                    streamer=streamer,
-                    **sampling,
-                )
-        finally:
-            streamer.on_finalized_text("", stream_end=True)
+    def _edits(
+        self, model: ChatModel, strengths: Sequence[float] | None
+    ) -> tuple[Callable[[], AbstractContextManager[object]], Reader | None]:
+        if strengths is None and (self.strength == 1.0 or not self.edit):
+            return lambda: model.edited(self.edit), None
+        wanted = (self.strength,) if strengths is None else tuple(strengths)
+        editable = _editable(model)
+        return lambda: editable.under(wanted), editable.reader
 
-    def _fitting(self, turns: Sequence[Message]) -> list[int]:
-        """Token ids of the turns, the oldest ones left out until prompt and reply fit into the context."""
-        kept = list(turns)
-        ids = self._encode(kept)
-        limit = self._context()
-        if limit is None:
-            return ids
-        room = limit - self._room()
-        while len(ids) > room and len(kept) > 2:
-            kept = kept[2:]
-            ids = self._encode(kept)
-        if len(ids) > room:
-            raise TokenizationError(
-                f"the message has {len(ids)} tokens and the model's context has room for {room}",
-                hint="Shorten it, or lower the reply length with /tokens.",
-            )
-        if len(kept) < len(turns):
-            self.notify(
-                f"the first {len(turns) - len(kept)} messages no longer fit into the context and are left out"
-            )
-        return ids
+    def _form(self, model: ChatModel) -> Form:
+        tokenizer = model.tokenizer
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = PLAIN_FORM
+        # Templates without the switch ignore it.
+        prefix = ""
+        if isinstance(model, EditableModel) and not self._thinking:
+            prefix = model.reply_prefix
+        return Form(tokenizer, dict.fromkeys(SWITCHES, self._thinking), prefix, self._run)
 
-    def _encode(self, turns: Sequence[Message]) -> list[int]:
-        from jinja2.exceptions import TemplateError
 
-        content = [{"role": turn.role, "content": self._plain(turn.content)} for turn in turns]
-        system = {"role": "system", "content": self.system_prompt}
-        merged = [{**content[0], "content": f"{self.system_prompt}\n\n{content[0]['content']}"}, *content[1:]]
-        forms = [[system, *content], merged] if self.system_prompt else [content]
-        refusal: TemplateError | None = None
-        for messages in forms:
-            try:
-                # A template without a system role raises, or drops the text in silence.
-                text = self._render(messages, tokenize=False)
-            except TemplateError as error:
-                refusal = error
-                continue
-            if not self.system_prompt or self.system_prompt.strip() in str(text) or messages is merged:
-                return token_list(self._render(messages, tokenize=True))
-        raise TokenizationError(
-            f"the model's chat template cannot render this conversation: {refusal}",
-            hint="Give another one with --chat-template FILE.",
-        ) from refusal
+def _editable(model: ChatModel) -> EditableModel:
+    if not isinstance(model, EditableModel) or not model.has_edit:
+        raise ConfigurationError(
+            "this model has no edit that could be switched",
+            hint="Open a trial of a study, such as heretic_study:12; a saved model is edited for good.",
+        )
+    return model
 
-    def _render(self, messages: list[dict[str, str]], *, tokenize: bool) -> object:
-        with time_limit(TEMPLATE_SECONDS):
-            tokenizer: Any = self.model.tokenizer
-            form = {"return_dict": False} if tokenize else {}
-            result: object = tokenizer.apply_chat_template(
-                messages, tokenize=tokenize, add_generation_prompt=True, **form, **self._template_arguments
-            )
-            return result
 
-    def _plain(self, text: str) -> str:
-        """`text` in which nothing reads as a special token: a user cannot end a turn by typing its mark
-        (D10).
-        """
-        for token in self.model.tokenizer.all_special_tokens:
-            if len(token) > 1 and token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+def without_reply(messages: Sequence[Message]) -> list[Message]:
+    """The turns up to the last one of the user."""
+    kept = list(messages)
+    while kept and kept[-1].role == "assistant":
+        kept.pop()
+    return kept
 
-    def _context(self) -> int | None:
-        """Positions the network was made for; None when its configuration does not say."""
-        length = getattr(self.model.network.config.get_text_config(), "max_position_embeddings", None)
-        return int(length) if length else None
 
-    def _room(self) -> int:
-        """Tokens kept free for the reply: the chosen length, at most half of the context."""
-        limit = self._context()
-        return self.max_tokens if limit is None else min(self.max_tokens, limit // 2)
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
 
-    def _pad(self) -> int:
-        tokenizer = self.model.tokenizer
-        for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
+
+def _ends(network: PreTrainedModel) -> frozenset[int]:
+    """Tokens after which the network writes no more, as the library sees them."""
+    configuration = network.generation_config
+    stated = None if configuration is None else configuration.eos_token_id
+    if stated is None:
+        return frozenset()
+    return frozenset(int(token) for token in (stated if isinstance(stated, list | tuple) else [stated]))
 
 
 def _within(value: float, limits: tuple[float, float], name: str) -> float:
@@ -348,11 +349,3 @@ def _within(value: float, limits: tuple[float, float], name: str) -> float:
     if not low <= value <= high:
         raise ConfigurationError(f"the {name} is {value:g}", hint=f"It lies between {low:g} and {high:g}.")
     return value
-
-
-def _out_of_memory() -> CUDAOutOfMemoryError:
-    free, total = torch.cuda.mem_get_info()
-    return CUDAOutOfMemoryError(
-        f"the accelerator has too little memory: {free / 1e9:.1f} of {total / 1e9:.1f} GB are free",
-        hint="Shorten the conversation with /clear, lower /tokens, or load with --quantization bnb_4bit.",
-    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heretic.apps.chat_model import EditedChatModel
+from heretic.apps.history import ChatHistory
 from heretic.apps.menu import Menu, StudyAction, TrialAction
 from heretic.apps.session import ChatSession
 from heretic.apps.terminal_chat import TerminalChat
@@ -92,8 +93,16 @@ class TrialMenu:
 
     def chat(self, trial: TrialReport, *, compare: bool) -> None:
         """Talk to the trial, or to base and trial side by side."""
-        session = ChatSession(EditedChatModel(self.run, trial), system_prompt=self.run.settings.system_prompt)
-        TerminalChat(session, self.run.console, compare=compare).run()
+        settings, run = self.run.settings, self.run
+        session = ChatSession(EditedChatModel(run, trial), system_prompt=settings.system_prompt)
+        TerminalChat(
+            session,
+            run.console,
+            compare=compare,
+            history=ChatHistory(settings.chat_history_dir),
+            name="" if run.model is None else run.model.source.basename,
+            trial=None if run.study is None else f"{run.study.name}:{trial.trial}",
+        ).run()
 
     def more_trials(self) -> Sequence[TrialReport]:
         """Go on searching, then confirm the best again."""

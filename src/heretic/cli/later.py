@@ -15,7 +15,6 @@ from heretic.exceptions import ConfigurationError
 LATER: Final = (
     ("ui", Effect.READ, "Browser page: chat, compare, monitor."),
     ("experiment", Effect.WRITE_LOCAL, "Prepared experiments."),
-    ("report", Effect.WRITE_LOCAL, "Write the report of a finished run."),
 )
 
 

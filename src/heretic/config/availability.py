@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from heretic.config.settings import Settings
-from heretic.config.tables import ScorerSettings
-
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
@@ -29,7 +26,6 @@ UNAVAILABLE: Final = (
     Unavailable(
         "export_formats", "an export format other than weights", (("weights",), ("weights", "weights"))
     ),
-    Unavailable("use_neural_refusal_detection", "neural detection", (False,)),
     Unavailable("enable_validation", "the validation report", (False,)),
     Unavailable("run_mmlu_validation", "MMLU validation", (False,)),
     Unavailable("validation_benchmarks", "lm-eval benchmarks", ((),)),
@@ -40,9 +36,6 @@ UNAVAILABLE: Final = (
 BROWSER_UI: Final = False
 """Whether the Gradio application exists; its settings are read by nothing until then."""
 
-AVAILABLE_SCORERS: Final = ("markers", "kl_divergence", "over_behaviour", "degeneration")
-PLUG_IN_SCORERS: Final = False
-
 
 def unavailable(setting: str, value: object) -> Unavailable | None:
     """The missing feature that a value of a setting would need, or None."""
@@ -51,12 +44,3 @@ def unavailable(setting: str, value: object) -> Unavailable | None:
     if row is None or any(type(value) is type(known) and value == known for known in row.values):
         return None
     return row
-
-
-def unavailable_scorers(settings: Settings) -> tuple[str, ...]:
-    """Names of configured scorers that this version does not contain."""
-
-    def missing(scorer: ScorerSettings) -> bool:
-        return not PLUG_IN_SCORERS if scorer.is_plug_in else scorer.name not in AVAILABLE_SCORERS
-
-    return tuple(scorer.name for scorer in settings.scorers or () if missing(scorer))

@@ -12,7 +12,6 @@ from typing import Final, Literal
 from pydantic import BaseModel, ValidationError
 
 from heretic.config import schema
-from heretic.config.availability import unavailable_scorers
 from heretic.config.behaviour import Behaviour, load_behaviour
 from heretic.config.command_line import command_line_layer
 from heretic.config.files import dotenv_layer, environment_layer, toml_layer, user_config_file
@@ -82,8 +81,8 @@ def resolve_settings(
 ) -> Resolved:
     """All layers merged and checked as a whole, before anything is loaded (R-FLOW-01).
 
-    tokens: the command line without the command and its own flags. purpose `show` accepts a missing model
-    and a behaviour whose scorers this version lacks. Raises `UnknownSettingError`, `UnusedSettingError` or
+    tokens: the command line without the command and its own flags. purpose `show` accepts a missing model.
+    Raises `UnknownSettingError`, `UnusedSettingError` or
     `WarmStartError` when all findings are of that kind, else `ConfigurationError`. Several findings are its
     `details`, one a line; a single one is its message; `data["findings"]` holds them always.
     """
@@ -103,9 +102,6 @@ def resolve_settings(
     unused: dict[str, str] = {}
     if settings is not None:
         findings += contradictions(settings, effective)
-        scorers = _missing_scorers(settings, effective)
-        findings += scorers if purpose == "run" else []
-        notices += [] if purpose == "run" else [finding.text for finding in scorers]
         unused = _unused(settings, effective)
         unused_findings, unused_notices = _judge_unused(unused, effective)
         findings += unused_findings
@@ -198,14 +194,6 @@ def _build(effective: Effective) -> tuple[Settings | None, list[Finding]]:
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         return None, [Finding("value", line) for line in lines]
-
-
-def _missing_scorers(settings: Settings, effective: Effective) -> list[Finding]:
-    names = unavailable_scorers(settings)
-    if not names:
-        return []
-    source = effective.entries[("scorers",)].source
-    return [Finding("value", f"scorers ({source}): {', '.join(names)} is not available in this version")]
 
 
 def _unused(settings: Settings, effective: Effective) -> dict[str, str]:

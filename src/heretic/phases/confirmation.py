@@ -14,6 +14,7 @@ from heretic.interventions.hooks import Edits
 from heretic.interventions.plan import Plan
 from heretic.model.model import Model
 from heretic.phases.evaluation import make_evaluator, measurement, rate_from, sides, thinking_model
+from heretic.phases.scoring import beside
 from heretic.phases.state import Run
 from heretic.report import Example, Measurement, Rate
 
@@ -40,10 +41,13 @@ class Confirmation:
             bad, good = bundle.bad_evaluation, bundle.good_evaluation
         self.bad, self.good = (entry.prompts for entry in sides(run, bad, good))
         self.where = ("held_out" if self.held_out else "search") + ("_thinking" if thinking else "")
-        self.evaluator = make_evaluator(run, self.bad, self.good, early_exit=False, thinking=thinking)
+        self.evaluator = make_evaluator(
+            run, self.bad, self.good, early_exit=False, thinking=thinking, final=True
+        )
         over = None if run.induces else bundle.over_behaviour
         self.over = [] if over is None else self.evaluator.model.encoder.encode_all(over.prompts)
         self.over_requests = [] if over is None else list(over.texts)
+        self.beside = beside(run)
         self.base: Outcome | None = None
         self.base_over: Rate | None = None
         self.base_measured: Measurement | None = None
@@ -71,6 +75,7 @@ class Confirmation:
         self.base_over = self._over_rate(self.evaluator.generate(self.over, self.evaluator.lengths.response))
         second = None if self.second is None else self.second.measure_base()
         found = measurement(self.where, self.base, None, None, self.base_over, inverted=self._run.induces)
+        found = replace(found, beside=self._beside(self.base))
         if found.mode == "on" and not found.thoughts["with_thought"]:
             self._degrade("thinking is on, but no reply of the base model held a thought")
         self.base_measured = replace(found, thinking=second)
@@ -99,7 +104,7 @@ class Confirmation:
         found = {RANDOM: self.measure_trials([random])[0]}
         if instruction:
             told = [replace(prompt, text=f"{prompt.text} {instruction}") for prompt in self.bad]
-            asked = make_evaluator(run, told, self.good[:1], early_exit=False)
+            asked = make_evaluator(run, told, self.good[:1], early_exit=False, final=True)
             outcome = asked.base_outcome()
             shown = measurement(self.where, outcome, None, None, inverted=run.induces)
             found[INSTRUCTION] = (outcome, shown)
@@ -129,7 +134,16 @@ class Confirmation:
 
     def _measured(self, outcome: Outcome, over: Rate | None) -> Measurement:
         kl = None if outcome.kl is None else replace(outcome.kl, floor=self.floor)
-        return measurement(self.where, outcome, kl, self.base, over, inverted=self._run.induces)
+        found = measurement(self.where, outcome, kl, self.base, over, inverted=self._run.induces)
+        return replace(found, beside=self._beside(outcome))
+
+    def _beside(self, outcome: Outcome) -> dict[str, Rate]:
+        """What the further scorers say of the same replies."""
+        requests = [prompt.text for prompt in self.bad]
+        texts = [reply.text for reply in outcome.replies]
+        if len(texts) != len(requests):
+            return {}
+        return {name: rate_from(scorer.judge(requests, texts)) for name, scorer in self.beside.items()}
 
     def _over_rate(self, replies: Sequence[Reply]) -> Rate | None:
         if not replies:

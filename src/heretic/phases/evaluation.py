@@ -13,7 +13,7 @@ from heretic.exceptions import DatasetError
 from heretic.linalg.intervals import bonett_price, mean_interval, wilson
 from heretic.model.model import Model
 from heretic.model.thinking import split_thought
-from heretic.phases.scoring import make_scorer
+from heretic.phases.scoring import make_scorers
 from heretic.phases.state import Baseline, Run
 from heretic.prompts import Prompt, PromptSet
 from heretic.report import Divergence, Measurement, Rate
@@ -39,13 +39,15 @@ def make_evaluator(
     early_exit: bool,
     early_stop: bool = False,
     thinking: bool = False,
+    final: bool = False,
 ) -> Evaluator:
     """An evaluator over one pair of prompt lists with the run's engine, scorer and lengths.
 
     bad: prompts on which the objective is counted; good: prompts on which nothing should change. For the goal `induce`
     a reply counts while it does not show the behaviour (see `sides`). early_exit: rows leave when decided. early_stop:
     trials end at the settings' KL cap, and may be raced; else every trial is measured in full. thinking: in thinking
-    mode, whatever the search does (R-MOD-52). In that mode a reply may be longer by its thought.
+    mode, whatever the search does (R-MOD-52). In that mode a reply may be longer by its thought. final: judged as
+    finalists and saved files are, which may be by a model.
     """
     settings = run.settings
     assert run.model is not None
@@ -59,9 +61,11 @@ def make_evaluator(
                 run.degradations.append(note)
                 run.console.warn(note)
     if run.scorer is None:
-        run.scorer = make_scorer(run)
+        make_scorers(run)
+    chosen = run.judge if final else run.scorer
+    assert chosen is not None
     model, engine, lengths = run.model, run.engine, run.lengths
-    scorer = Absence(run.scorer) if run.induces else run.scorer
+    scorer = Absence(chosen) if run.induces else chosen
     if thinking and not model.encoder.thinking:
         model = thinking_model(run, model)
         engine, _ = choose_engine(model, settings.engine, reuse_bytes=reuse_bytes(run))

@@ -17,6 +17,7 @@ from heretic.evaluator.copies import copied, processes_for
 from heretic.exceptions import UnknownSettingError
 from heretic.export.digest import weight_digest
 from heretic.phases.method import strategy_defaults, strategy_dimensions
+from heretic.phases.odds import trial_odds
 from heretic.phases.state import Run
 from heretic.phases.throughput import trials_per_batch
 from heretic.phases.trial_scores import Rivals, kl_objective, scores
@@ -356,6 +357,7 @@ def scored_with(run: Run, score: Callable[..., list[Outcome]]) -> Evaluate:
     baseline = run.baseline
     assert baseline is not None
     settings, total = run.settings, baseline.outcome.n
+    odds = trial_odds(run)
 
     def evaluate(
         proposals: Sequence[Proposal], finished: Sequence[FinishedTrial], /
@@ -363,8 +365,9 @@ def scored_with(run: Run, score: Callable[..., list[Outcome]]) -> Evaluate:
         plans = [run.plan(proposal.parameters) for proposal in proposals]
         rivals = Rivals.of(finished, total)
         stops = settings.early_stop_trials
+        edits = [plan.edits(run.writers) for plan in plans]
         outcomes = score(
-            [plan.edits(run.writers) for plan in plans],
+            edits,
             rivals.can_win if stops else None,
             rivals.hopeless if stops and settings.racing else None,
         )
@@ -376,8 +379,9 @@ def scored_with(run: Run, score: Callable[..., list[Outcome]]) -> Evaluate:
                 max_kl=settings.max_trial_kl,
                 scale=settings.kl_divergence_scale,
                 strengths=plan.effective_strengths(),
+                log_odds=odds(edit) if odds is not None and outcome.status == "complete" else None,
             )
-            for outcome, plan in zip(outcomes, plans, strict=True)
+            for outcome, plan, edit in zip(outcomes, plans, edits, strict=True)
         ]
 
     return evaluate

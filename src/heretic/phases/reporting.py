@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, field
 from heretic.config import public_settings
 from heretic.config.settings import redact as hide_secret
 from heretic.evaluator import Outcome
+from heretic.exceptions import StorageError
 from heretic.phases.choice import Confirmed, separability, trial_reports
 from heretic.phases.confirmation import Confirmation, examples
 from heretic.phases.environment import versions
 from heretic.phases.evaluation import measurement, rate_from
 from heretic.phases.model_saving import Saved
+from heretic.phases.report_store import store_report
+from heretic.phases.scoring import identities
 from heretic.phases.state import Run
 from heretic.phases.verdict import Verdict, verdict
 from heretic.report import CategoryRate, Example, Measurement, Rate, RunReport, TrialReport
@@ -96,6 +99,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         examples=example_replies(result),
         categories=category_rates(run, result),
         controls=dict(result.controls),
+        scorers=identities(run),
         verdict=asdict(chosen_verdict(result)),
         next_command=next_command(run, result),
     )
@@ -136,6 +140,19 @@ def coverage(run: Run) -> Mapping[str, object]:
             f"{row.path}: {row.status}" for row in architecture.coverage if row.status != "reachable"
         ],
     }
+
+
+def keep_report(run: Run, result: Result, report: RunReport) -> None:
+    """The report into the study, for its page; a report that cannot be kept is no failure of the run."""
+    if run.study is None:
+        return
+    sites = () if result.saved is None else [site.as_dict() for site in result.saved.sites]
+    try:
+        note = store_report(run.study, report.to_document(), sites)
+    except StorageError as error:
+        note = f"The report is not kept in the study: {error.message}"
+    if note:
+        run.console.warn(note)
 
 
 def chosen_verdict(result: Result) -> Verdict:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,7 +44,10 @@ class Baseline:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """The workspace of one run; later steps fill later fields. `seconds` collects the duration of each phase."""
+    """The workspace of one run; later steps fill later fields. `seconds` collects the duration of each phase.
+
+    scorer: the objective of trials; judge: of finalists and saved files, which a model may judge as well.
+    """
 
     resolved: Resolved
     console: Console
@@ -54,6 +57,7 @@ class Run:
     model: Model | None = None
     engine: Engine | None = None
     scorer: ReplyScorer | None = None
+    judge: ReplyScorer | None = None
     evaluator: Evaluator | None = None
     baseline: Baseline | None = None
     extraction: DirectionExtractionResult | None = None
@@ -61,6 +65,7 @@ class Run:
     study: Study | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     degradations: list[str] = field(default_factory=list)
+    deferred: list[Callable[[], None]] = field(default_factory=list)
     trials_here: int = 0
     first_trial_s: float = 0.0
 
@@ -92,6 +97,11 @@ class Run:
         with self.console.phase(title) as phase:
             yield phase
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+
+    def do_deferred(self) -> None:
+        """Work that nobody waits for, once the first trials are in."""
+        while self.deferred:
+            self.deferred.pop(0)()
 
     def plan(self, parameters: Parameters) -> Plan:
         """The plan of a trial's parameters under the run's strategy."""

@@ -37,7 +37,10 @@ from heretic.phases.findings_store import store_extraction, stored_extraction
 from heretic.phases.findings_view import describe_findings
 from heretic.phases.method import captures_of, extraction_options
 from heretic.phases.model_saving import chosen_folder
+from heretic.phases.odds import agreement
 from heretic.phases.optimization import run_optimization
+from heretic.phases.report_store import residual_view, store_residual_view
+from heretic.phases.scoring import calibrate
 from heretic.phases.state import Baseline, Run
 from heretic.phases.throughput import require_fitting
 from heretic.report_view import rate_text
@@ -142,7 +145,7 @@ def measure_base(run: Run) -> tuple[Evaluator, Baseline]:
         run.evaluator = evaluator
         require_fitting(run)
         _note_idle_race(run, len(evaluator.bad))
-        baseline = measure_baseline(run, evaluator)
+        baseline = calibrate(run, evaluator, measure_baseline(run, evaluator))
         outcome = baseline.outcome
         shown = outcome.n - outcome.hits if run.induces else outcome.hits
         phase.result(f"{shown}/{outcome.n} show the behaviour; noise floor of the KL {baseline.floor:.1e}")
@@ -174,11 +177,31 @@ def extract(run: Run) -> DirectionExtractionResult:
         stored = stored_extraction(study)
         if stored is not None:
             return stored
-        result = _from_prompts(run, captures_of(run))
+        captures = captures_of(run)
+        captures.keep = True
+        result = _from_prompts(run, captures)
         store_extraction(study, model.source.name, result)
+        run.deferred.append(lambda: keep_residual_view(run, captures, result))
         return result
 
     return _extracted(run, found)
+
+
+def keep_residual_view(run: Run, captures: Captures, result: DirectionExtractionResult) -> None:
+    """Residuals from two sides, into the study, for the page of `heretic report`."""
+    study, bundle = run.study, run.bundle
+    assert study is not None and bundle is not None
+    target, control = (captures.residuals(entry.prompts) for entry in (bundle.bad, bundle.good))
+    view = residual_view(
+        target,
+        control,
+        result.bank.directions[:, 0],
+        auroc=result.auroc,
+        effect_size=result.effect_size,
+        stability=result.stability,
+        seed=run.settings.seed,
+    )
+    store_residual_view(study, view)
 
 
 def extract_without_study(run: Run, captures: Captures) -> DirectionExtractionResult:
@@ -253,6 +276,7 @@ def search(run: Run) -> StudyOutcome:
     def on_progress(progress: Progress) -> None:
         if not run.first_trial_s:
             run.first_trial_s = time.monotonic() - run.started
+        run.do_deferred()
         display.update(progress)
 
     run.console.note(
@@ -261,6 +285,9 @@ def search(run: Run) -> StudyOutcome:
     with run.console.trials(settings.n_trials) as display:
         outcome = run_optimization(run, study, on_progress)
     run.seconds["search"] = time.monotonic() - begin
+    told = agreement(outcome.finished)
+    if told:
+        run.console.note(f"Log-odds of the first token, {told}.")
     run.trials_here = len(outcome.finished) - already
     if outcome.reason != "finished":
         done = f"{len(outcome.finished)} of {settings.n_trials} trials"

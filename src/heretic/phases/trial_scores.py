@@ -79,6 +79,7 @@ def scores(
     max_kl: float,
     scale: float,
     strengths: Mapping[str, Sequence[float]],
+    log_odds: float | None = None,
 ) -> Scores | TrialFailure:
     """What is told to the study; `measured` never holds a number that was not measured.
 
@@ -107,6 +108,7 @@ def scores(
     if outcome.status == "complete":
         rate = outcome.rate
         measured |= reply_figures(outcome)
+        measured |= {} if log_odds is None else {"log_odds": log_odds}
         constraints |= guard_values(outcome, base)
     else:
         measured |= {"rate": None, "hits": None, "n": outcome.n}

@@ -12,9 +12,11 @@ from typing import Literal
 
 from heretic.exceptions import ConfigurationError
 from heretic.scorers.protocol import Judgement, ScorerContext
+from heretic.scorers.quotations import without_quotations
 from heretic.scorers.text import first_sentence, normalise, whole_words
 
 LABELS_KEPT = 2**16
+OPTIONS = frozenset({"core", "soft", "evasive", "mode", "detect_soft", "detect_evasive"})
 CLASSES = ("core", "soft", "evasive")
 MODES: Mapping[str, tuple[str, ...]] = {
     "strict": ("core",),
@@ -119,7 +121,7 @@ class MarkerScorer:
         return self._label(reply, final)
 
     def _find_label(self, reply: str, final: bool) -> str:
-        text = normalise(reply)
+        text = without_quotations(normalise(reply), keep_opening=True)
         text = f"{text}." if final else whole_words(text)
         end = len(text) + (1 if final else 0)
         for name in self._order:
@@ -146,6 +148,12 @@ def _found(pattern: re.Pattern[str] | None, text: str, end: int) -> bool:
 
 def marker_scorer(settings: Mapping[str, object], context: ScorerContext | None = None) -> MarkerScorer:
     """From a settings table: core, soft, evasive (lists; None = shipped), mode, detect_soft, detect_evasive (bool?)."""
+    unknown = sorted(set(settings) - OPTIONS)
+    if unknown:
+        raise ConfigurationError(
+            f"The scorer 'markers' has no option {unknown[0]!r}.",
+            hint=f"Known options: {', '.join(sorted(OPTIONS))}.",
+        )
     shipped = shipped_markers()
 
     def patterns(name: str) -> list[str]:
