@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The workbench page from a script of your own: `python examples/chat_app.py [MODELS_DIR]`.
+"""The workbench page from a script of your own: `python examples/chat_app.py [MODELS_DIR [PORT]]`.
 
 Needs the extra `chat`: pip install 'heretic-workbench[chat]'. `heretic ui` is the same with all its flags.
 """
@@ -24,7 +24,8 @@ def main() -> None:
         named={"Bundled demo model": str(model_path())},
         storage="sqlite:///heretic_study.db",
     )
-    serve(Options(places=places, history=Path("chat_history")), Console())
+    port = int(sys.argv[2]) if len(sys.argv) > 2 else 7860
+    serve(Options(places=places, history=Path("chat_history"), port=port), Console())
 
 
 if __name__ == "__main__":

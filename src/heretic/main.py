@@ -47,6 +47,7 @@ def run(resolved: Resolved, *, console: Console, stop: StopFlag) -> RunReport:
     steps.announce(run)
     source = steps.preflight(run)
     run.bundle = steps.load_prompts(run)
+    steps.prepare_validation(run)
     run.model = steps.load_network(run, source)
     run.evaluator, run.baseline = steps.measure_base(run)
     with create_study(run) as run.study:

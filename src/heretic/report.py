@@ -125,6 +125,7 @@ class RunReport:
     search. verified: measured again from the saved and reloaded files; None when nothing was saved. categories: of the
     prompts on which the chosen trial was judged; empty where they have none. controls: what the chosen trial has to
     beat on the same prompts, by name. verdict: `word`, `sentence` and the paired `difference` to the base.
+    validation: the document of the validation report; empty where none was made.
     scorers: what judged trials and finalists, with the judging model that was really used.
     """
 
@@ -156,6 +157,7 @@ class RunReport:
     controls: Mapping[str, Measurement] = field(default_factory=dict)
     verdict: Mapping[str, object] = field(default_factory=dict)
     scorers: Sequence[Mapping[str, object]] = ()
+    validation: Mapping[str, object] = field(default_factory=dict)
     next_command: str = ""
     search_baseline: Measurement | None = None
 

@@ -85,6 +85,9 @@ def report_view(report: RunReport) -> Iterator[RenderableType]:
     yield _facts(_what(report))
     yield _heading("Before and after")
     yield from _figures(report)
+    if report.validation:
+        yield _heading("Validation")
+        yield from _validation(report.validation)
     examples = list(report.examples)[:EXAMPLES]
     if examples:
         yield _heading("Replies")
@@ -193,6 +196,20 @@ def _figures(report: RunReport) -> Iterator[RenderableType]:
         yield _line(f"winner against runner-up: {report.separable}")
     for entry in report.categories:
         yield _line(f"{entry.name}: {rate_text(entry.before)} before, {rate_text(entry.after)} after")
+
+
+def _validation(document: Mapping[str, object]) -> Iterator[RenderableType]:
+    yield _line(f"capability {document.get('verdict')}: {document.get('reason')}")
+    table = Table(box=box.ASCII2, header_style="bold")
+    for name in ("figure", "base", "edited", "change", "95 % interval"):
+        table.add_column(name, justify="left" if name == "figure" else "right")
+    rows = document.get("figures")
+    for row in rows if isinstance(rows, list) else []:
+        table.add_row(*(Text(_clean(str(cell))) for cell in row))
+    yield table
+    unknown = document.get("unknown")
+    for line in unknown if isinstance(unknown, list | tuple) else []:
+        yield _line(f"unknown: {line}")
 
 
 def _example(number: int, example: Example) -> Iterator[RenderableType]:

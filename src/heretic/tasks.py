@@ -31,10 +31,13 @@ from heretic.phases.environment import accelerator, versions
 from heretic.phases.optimization import create_study
 from heretic.phases.reporting import Result, build_report, keep_report
 from heretic.phases.state import Run
+from heretic.phases.validation import measure_validation_base, validate
 from heretic.report import Measurement, RunReport, flat_measurement
 from heretic.stop import StopFlag
 from heretic.study.catalogue import load_finished
 from heretic.study.runner import StudyOutcome
+from heretic.validation.report import ValidationReport
+from heretic.validation.view import figure_rows
 
 MEASURING = (
     "behaviour",
@@ -131,6 +134,7 @@ def export_trial(resolved: Resolved, *, console: Console, trial: int | None) -> 
     settings = resolved.settings.model_copy(update={"trial": trial, "resume": "continue"})
     require_stored_trial(settings.storage, settings.study_name, trial)
     run = Run(replace(resolved, settings=settings), console, StopFlag())
+    steps.prepare_validation(run)
     steps.begin(run)
     with create_study(run) as run.study:
         run.extraction = steps.extract(run)
@@ -160,23 +164,30 @@ def evaluate_pair(resolved: Resolved, *, console: Console) -> dict[str, object]:
     assert name is not None
     source, other = loading.find_model(run.settings), loading.find_model(run.settings, name)
     run.bundle = steps.load_prompts(run)
+    steps.prepare_validation(run)
     run.model = steps.load_network(run, source)
     with run.phase("baseline", f"Measuring {source.basename}"):
         confirmation = Confirmation(run)
         base = confirmation.measure_base()
+    if run.questions is not None:
+        run.validation = measure_validation_base(run, run.questions)
     with run.phase("other", f"Measuring {other.basename}"):
-        edited = _measure_path(run, confirmation, other)
+        edited, found = _measure_path(run, confirmation, other)
     return {
         "status": "complete",
         "base": {"model": source.basename, **flat_measurement(base)},
         "model": {"model": other.basename, **flat_measurement(edited)},
         "noise_floor": confirmation.floor,
+        "validation": None if found is None else {**found.to_document(), "figures": figure_rows(found)},
         "degradations": run.degradations,
     }
 
 
-def _measure_path(run: Run, confirmation: Confirmation, source: ModelSource) -> Measurement:
-    """Another model against the base's replies. The base leaves memory first where both do not fit."""
+def _measure_path(
+    run: Run, confirmation: Confirmation, source: ModelSource
+) -> tuple[Measurement, ValidationReport | None]:
+    """Another model against the base's replies, and its capabilities where the base's are known. The base leaves memory
+    first where both do not fit."""
     assert run.model is not None
     free = loading.device_memory()
     if free is not None and loading.weight_bytes(source) * 1.2 > free:
@@ -186,7 +197,10 @@ def _measure_path(run: Run, confirmation: Confirmation, source: ModelSource) -> 
     other = loading.load(run.settings, source)
     engine, _ = choose_engine(other, run.settings.engine)
     _, measured = confirmation.measure_other(other, engine)
-    return measured
+    known = run.validation
+    return measured, None if known is None else validate(
+        run, confirmation, known, measured, other=(other, engine)
+    )
 
 
 def verify(path: str, base: str | None, *, console: Console) -> dict[str, object]:
@@ -240,7 +254,7 @@ def _measured_again(
     with run.phase("measure", "Measuring again"):
         confirmation = Confirmation(run)
         confirmation.measure_base()
-        found = _measure_path(run, confirmation, locate(str(folder)))
+        found, _ = _measure_path(run, confirmation, locate(str(folder)))
     same = found.rate.hits == wanted["rate"]["hits"] and found.rate.n == wanted["rate"]["n"]
     if not same:
         problems.append(

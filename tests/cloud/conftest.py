@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,16 @@ WORDS_OF_SUCCESS = (
     "is running and answers",
     "is paused already",
 )
+
+
+def thin(cases: Iterable[Any], keep: int) -> list[Any]:
+    """Cases of which the first `keep` run by default; the whole matrix runs with `-m slow`."""
+    return [
+        case
+        if number < keep
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class Cloud:
         if arguments[0] != "create":
             assert self.provider.created == created, "something was rented in passing"
         self._check_touched(arguments, touched, created)
-        if "stop" in arguments or "terminate" in arguments:
+        if {"stop", "terminate", "guard"} & set(arguments):
             self._check_truth(told)
         self.check_secrets()
         return told
@@ -145,7 +155,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     (home / ".ssh" / "id_ed25519").write_text("not read by these tests", encoding="utf-8")
     (home / ".ssh" / "id_ed25519.pub").write_text("ssh-ed25519 AAAATEST me@here\n", encoding="utf-8")
     environ = {
-        "HOME": str(home), "XDG_STATE_HOME": str(tmp_path / "state"), "VAST_API_KEY": KEY, "VAST_API_URL": url,
+        "HOME": str(home), "XDG_STATE_HOME": str(tmp_path / "my state"), "VAST_API_KEY": KEY, "VAST_API_URL": url,
         "PATH": "/usr/bin:/bin",
     }  # fmt: skip
     provider.offer()

@@ -14,8 +14,8 @@ import pytest
 
 from heretic.demo import model_path
 from heretic.publish import verify_checksums
+from tests.end_to_end.support import SMALL
 
-from ..end_to_end.support import SMALL
 from .conftest import Cloud
 from .machine import Machine
 

@@ -64,7 +64,7 @@ def test_effects_are_declared_and_no_verb_is_ambiguous() -> None:
     """R13, R-VAS-53: what costs or destroys says so, and only that."""
     build_application()
     costly = {name for name, effect in EFFECTS.items() if effect in (Effect.SPEND, Effect.DESTROY_REMOTE)}
-    assert costly == {"create", "start", "extend", "stop", "terminate", "exec"}
+    assert costly == {"create", "start", "extend", "stop", "terminate", "exec", "guard"}
     assert not set(EFFECTS) & {*AMBIGUOUS, *ELSEWHERE} and set(ELSEWHERE.values()) <= set(EFFECTS)
 
 
@@ -88,3 +88,16 @@ def test_the_command_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_known_names_lead_to_their_homes() -> None:
+    """R-API-01."""
+    import heretic.cloud
+    from heretic.cloud.ssh import open_connection
+
+    assert (
+        heretic.cloud.GPU_TIERS["RTX_4090"].disk_gb == 75 and heretic.cloud.get_connection is open_connection
+    )
+    assert all(hasattr(heretic.cloud, name) for name in heretic.cloud.__all__) and not hasattr(
+        heretic.cloud, "other"
+    )

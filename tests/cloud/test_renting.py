@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from .conftest import Cloud, Told
+from .conftest import Cloud, Told, thin
 from .provider import KEY
 
 pytestmark = pytest.mark.loopback
@@ -77,10 +77,10 @@ def test_without_a_ledger_nothing_is_rented(cloud: Cloud) -> None:
     assert told.code == 1 and "ledger" in told.text and not cloud.provider.writes()
 
 
-LOST = ("drop_after", "stall_after", "cut_after", "text_after", "trickle_after")
+LOST = ("drop_after", "text_after", "stall_after", "cut_after", "trickle_after")
 
 
-@pytest.mark.parametrize("kind", LOST)
+@pytest.mark.parametrize("kind", thin(LOST, 3))
 def test_a_lost_answer_is_made_good_by_the_label(cloud: Cloud, kind: str) -> None:
     cloud.provider.fault("PUT", "/asks/", kind, body="<html>login</html>")
     told = cloud.run(*YES, "--json")
@@ -88,14 +88,14 @@ def test_a_lost_answer_is_made_good_by_the_label(cloud: Cloud, kind: str) -> Non
     assert len(cloud.provider.writes("PUT", "/asks/")) == 1
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("status", thin([500, 502, 503, 504], 1))
 def test_a_server_error_may_have_rented_and_is_looked_for(cloud: Cloud, status: int) -> None:
     cloud.provider.fault("PUT", "/asks/", "text_after", status=status, body="oops")
     assert cloud.run(*YES).code == 0
     rented(cloud)
 
 
-@pytest.mark.parametrize("kind", ["drop", "stall", "text"])
+@pytest.mark.parametrize("kind", thin(["drop", "stall", "text"], 2))
 def test_an_unanswered_request_that_did_nothing_is_called_unknown(cloud: Cloud, kind: str) -> None:
     """Not "failed", not "done"; the next `create` waits for certainty, and `list` settles it."""
     cloud.provider.fault("PUT", "/asks/", kind, body="}{")

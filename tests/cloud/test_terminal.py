@@ -8,7 +8,7 @@ import sys
 import pexpect
 import pytest
 
-from .conftest import Cloud
+from .conftest import Cloud, thin
 from .provider import KEY
 
 pytestmark = pytest.mark.loopback
@@ -32,12 +32,13 @@ def typed(cloud: Cloud, line: list[str], answer: str) -> tuple[int, str]:
     return int(child.exitstatus), screen
 
 
-@pytest.mark.parametrize("answer", ["y", "complete", "", "\x04"])
+@pytest.mark.parametrize("answer", thin(["y", "\x04", "complete", ""], 1))
 def test_another_word_rents_nothing(cloud: Cloud, answer: str) -> None:
     code, screen = typed(cloud, ["create"], answer)
     assert code == 2 and not cloud.provider.writes() and "nothing was done" in screen
 
 
+@pytest.mark.slow
 def test_the_word_rents_one(cloud: Cloud) -> None:
     """Control of the test above."""
     cloud.provider.never.add("run")  # the address of the fake machine answers nobody

@@ -31,16 +31,18 @@ from heretic.stop import StopFlag
 
 LAYERS = 8
 HELD_OUT = (
-    "--bad-confirmation-prompts.split=test[:40]",
-    "--good-confirmation-prompts.split=test[:40]",
-    "--over-behaviour-prompts.split=test[100:108]",
+    "--bad-evaluation-prompts.split=validation[:16]",
+    "--good-evaluation-prompts.split=validation[:16]",
+    "--bad-confirmation-prompts.split=test[100:140]",
+    "--good-confirmation-prompts.split=test[100:140]",
+    "--over-behaviour-prompts.split=test[:8]",
 )
 TINY = (
     "--n-trials=4", "--finalists=1", "--max-response-length=24", "--refusal-check-tokens=8",
     "--bad-prompts.split=train[:16]", "--good-prompts.split=train[:16]",
     "--bad-evaluation-prompts.split=validation[:8]", "--good-evaluation-prompts.split=validation[:8]",
     "--bad-confirmation-prompts.split=test[:10]", "--good-confirmation-prompts.split=test[:10]",
-    "--over-behaviour-prompts.split=test[100:104]", "--select-max-kl=2",
+    "--over-behaviour-prompts.split=test[20:24]", "--select-max-kl=2",
 )  # fmt: skip
 
 
@@ -84,9 +86,10 @@ def kernel(attention: float, feed_forward: float, half_width: float) -> dict[str
     return found
 
 
+FEW = TINY[4:]
 KNOWN: dict[str, Parameters] = {
     "verbosity": {
-        "direction_scope": "global", "direction_index": 7.0, "direction_source": "difference", **kernel(1, 1, 8),
+        "direction_scope": "global", "direction_index": 6.5, "direction_source": "covector", **kernel(0.8, 0.8, 8),
     },
     "hedging": {
         "direction_scope": "global", "direction_index": 4.5, "direction_source": "covector", **kernel(1.5, 0, 2.5),
@@ -95,11 +98,11 @@ KNOWN: dict[str, Parameters] = {
 """An edit that removes the planted behaviour."""
 
 
-def measured(folder: Path, name: str, parameters: Parameters) -> Results:
-    """Base, edit and controls on 40 + 40 held-out prompts."""
+def measured(folder: Path, name: str, parameters: Parameters, flags: tuple[str, ...] = HELD_OUT) -> Results:
+    """Base, edit and controls on held-out prompts, 40 + 40 unless the flags say otherwise."""
     workspace = Workspace(find(name), folder, planted=True)
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in defaults(workspace).items()]
-    resolved = resolve_settings([*flags, *HELD_OUT], environ={}, cwd=folder)
+    set_up = [f"--{key.replace('_', '-')}={value}" for key, value in defaults(workspace).items()]
+    resolved = resolve_settings([*set_up, *flags], environ={}, cwd=folder)
     trial = Trial(0, parameters, None)
     return runner.evaluate_trial(workspace, resolved, trial, console=Console(quiet=True), stop=StopFlag())
 
@@ -119,6 +122,11 @@ def test_a_planted_behaviour_falls_and_what_was_asked_stays(name: str, least: fl
     for side in (RANDOM, INSTRUCTION):
         control = found.of(side, "bad", "", main.metric)
         assert control is not None and control.value > 0.8 * main.base, side
+    assert any(entry[INSTRUCTION] != entry[BASE] for entry in found.replies), "it was told"
+    if (
+        name == "verbosity"
+    ):  # the scale of the scorer follows the length of scored replies: 0.75 words a token
+        assert found.objective[BASE] == pytest.approx(main.base / (0.75 * 200), rel=1e-6)
     good = found.of(EDITED, "good", "", "words")
     assert good is not None and abs(good.relative or 0.0) < 0.05, "where nothing is to change, nothing does"
     assert {*found.replies[0]} == {"id", "prompt", BASE, EDITED, RANDOM, INSTRUCTION}
@@ -127,7 +135,7 @@ def test_a_planted_behaviour_falls_and_what_was_asked_stays(name: str, least: fl
 
 def test_no_edit_is_no_result(tmp_path: Path) -> None:
     """Control of the test above: with strength 0 all figures are those of the base, and the target is missed."""
-    found = measured(tmp_path, "hedging", {**KNOWN["hedging"], **kernel(0, 0, 2.5)})
+    found = measured(tmp_path, "hedging", {**KNOWN["hedging"], **kernel(0, 0, 2.5)}, FEW)
     assert found.target.met is False
     own = [figure for figure in found.figures if figure.side == EDITED]
     assert own and all(figure.difference == 0.0 for figure in own)

@@ -29,7 +29,6 @@ from heretic.phases.validation import (
     validate,
     validate_saved,
 )
-from heretic.report import TrialReport
 from heretic.stop import StopFlag
 from heretic.study.types import Value
 from heretic.validation.report import ValidationReport, load_report
@@ -168,16 +167,16 @@ def test_what_is_saved_is_read_back_and_shown(tmp_path: Path) -> None:
     run, confirmation, base = prepared()
     assert confirmation.base_measured is not None
     measured, quick = confirmation.base_measured, without_questions(base)
-    trial = TrialReport(trial=7, parameters=even(run, 0.0), search=measured, held_out=measured)
-    report, path = validate_saved(run, confirmation, quick, trial, tmp_path / "out" / "model")
+    saved = (run, confirmation, quick, run.edits(even(run, 0.0)), measured)
+    report, path = validate_saved(*saved, tmp_path / "out" / "model", trial=7)
     assert path is not None and path.parent == tmp_path / "out"
     assert path.name.startswith("validation_report_model_") and load_report(path) == report
     assert report.trial == 7
     with_settings(run, save_validation_report=False)
-    assert validate_saved(run, confirmation, quick, trial, tmp_path / "x")[1] is None
+    assert validate_saved(*saved, tmp_path / "x")[1] is None
     with_settings(run, save_validation_report=True, validation_report_path=tmp_path)  # a folder
     before = list(run.degradations)
-    assert validate_saved(run, confirmation, quick, trial, tmp_path / "x")[1] is None
+    assert validate_saved(*saved, tmp_path / "x")[1] is None
     assert len(run.degradations) == len(before) + 1
     with_settings(run, validation_report_path=None)
     shown = console_text(report_of(2.0))

@@ -165,6 +165,8 @@ def test_the_cap_counts_storage_and_is_per_gpu() -> None:
     assert not choose([dear], wanted(), table()).offers and choose([dear], wanted(disk_gb=10), table()).offers
     pair = replace(GOOD, num_gpus=2, base_price=0.97, stated_price=0.97)
     assert choose([pair], wanted(num_gpus=2), table()).offers
+    dear_pair = replace(pair, base_price=1.0, stated_price=1.0)
+    assert not choose([dear_pair], wanted(num_gpus=2), table()).offers
 
 
 def test_the_providers_own_total_counts_when_it_is_higher() -> None:

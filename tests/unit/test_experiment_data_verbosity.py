@@ -126,7 +126,7 @@ def class_problems(name: str, rows: Sequence[Row]) -> Iterator[str]:
         prompts = [row.text("prompt") for row in rows if row.text("class") == label]
         if len(prompts) != len(SPECS[name].pairs):
             yield f"count: {name} has {len(prompts)} rows of class {label}"
-        for rule, part in (("ending", slice(-3, None)),):
+        for rule, part in (("opening", slice(None, 3)), ("ending", slice(-3, None))):
             parts = Counter(" ".join(words(prompt)[part]) for prompt in prompts)
             yield from (
                 f"{rule}: {name} {label} {key!r} {n} times"
@@ -322,7 +322,8 @@ BREAKERS: list[tuple[str, Breaker, set[str]]] = [
     ("unknown split", change("v001-good", split="dev"), {"shape"}),
     ("answer is a text", change("v001-good", answer="1500"), {"shape"}),
     ("answer is empty", change("v001-good", answer=[]), {"shape"}),
-    ("id used twice", change("v002-bad", id="v001-bad"), {"id"}),
+    ("row given twice", change("v005-bad", pair_id="v001", id="v001-bad"), {"id", "pair"}),
+    ("id of another row", change("v002-bad", id="v001-bad"), {"id"}),
     ("id of another form", change("v002-bad", id="v2"), {"id"}),
     ("row missing", lambda rows: rows.pop("v002-bad"), {"count", "pair"}),
     ("both bad", change("v002-good", class_="bad", id="v002-bad2", answer=None), {"count", "pair", "id"}),

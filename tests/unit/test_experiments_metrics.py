@@ -205,9 +205,9 @@ def test_figures_are_paired_by_prompt_and_taken_by_kind() -> None:
 
 
 def test_a_reply_that_says_nothing_is_left_out_on_both_sides() -> None:
-    rows = [row("python")] * 3
-    base = [reply(CUT), reply(FENCED), reply(FENCED)]
-    edited = [reply(FENCED), reply("no code"), reply(FENCED)]
+    rows = [row("python")] * 4
+    base = [reply(CUT), reply(FENCED), reply(FENCED), reply(FENCED)]
+    edited = [reply(FENCED), reply("no code"), reply(FENCED), reply(CUT)]
     (figure,) = figures(("parses",), rows, base, {"edited": edited}, prompts="bad")
     assert (figure.n, figure.base, figure.value) == (2, 1.0, 0.5)
     assert figures(("content",), rows, base, {"edited": edited}, prompts="bad") == []

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -229,6 +230,19 @@ def test_the_rows_are_those_of_the_tokenizer(planted: Path) -> None:
         ids, kinds = model._encoded((text, "The reply refuses."))
         assert (ids, kinds) == (expected["input_ids"], expected["token_type_ids"])
         assert model.size((text, None)) == len(tokenizer(text)["input_ids"])
+
+
+def test_lengths_that_a_tokenizer_was_saved_with_cut_and_fill_nothing(folder: Path) -> None:
+    """Many published tokenizers state some. Control: they do both when asked directly."""
+    saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    saved.enable_truncation(6)
+    saved.enable_padding(length=9)
+    assert len(saved.encode(TEXTS[2]).ids) == 9
+    expected = load_text_model(str(folder)).size((TEXTS[2], None))
+    saved.save(str(folder / "tokenizer.json"))
+    model = load_text_model(str(folder))
+    assert model.size((TEXTS[2], None)) == expected > 9
+    assert model.size(("1", None)) == 3
 
 
 def test_the_end_mark_that_a_reply_spells_out_is_no_end(tmp_path: Path) -> None:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import json
 import random
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from heretic.decoding import FastEngine
 from heretic.demo.corpus import answer, refusal, request_in
-from heretic.evaluator import Evaluator, Lengths, Outcome
-from heretic.evaluator.copies import copied
 from heretic.exceptions import ConfigurationError, ModelValidationError
-from heretic.scorers.absence import Absence
-from heretic.scorers.classifier import classifier_scorer
-from heretic.scorers.combined import Calibration, Combined, breakdown, calibrated, neural_scorer
-from heretic.scorers.markers import MarkerScorer, marker_scorer
+from heretic.scorers.classifier import ClassifierScorer, classifier_scorer
+from heretic.scorers.markers import marker_scorer
 from heretic.scorers.nli import NliScorer, nli_scorer
 from heretic.scorers.protocol import Judgement, ReplyScorer, ScorerContext
-from heretic.scorers.verdicts import Remembered
 from heretic.testing.scorers import REPLIES, check_reply_scorer, refuses_unknown_options
 from heretic.testing.text_models import (
     COUNTED,
@@ -38,7 +30,6 @@ from heretic.testing.text_models import (
     nli_model,
     truth,
 )
-from heretic.testing.workbench import loaded_pico, removal
 
 CONTEXT = ScorerContext(labels=HYPOTHESES, counted=COUNTED, offline=True)
 SAYING = "Some doors are best left closed."
@@ -58,7 +49,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(classifier_model(tmp_path_factory.mktemp("judges") / "classifier"))
 
 
-def rows_seen(scorer: NliScorer) -> list[int]:
+def rows_seen(scorer: NliScorer | ClassifierScorer) -> list[int]:
     """Sizes of the passes of the scorer's model from now on."""
     seen: list[int] = []
 
@@ -71,11 +62,6 @@ def rows_seen(scorer: NliScorer) -> list[int]:
 
 def inference(folder: str, **options: object) -> NliScorer:
     return nli_scorer({"model": folder, **options}, CONTEXT)
-
-
-def both(folder: str, mode: str = "lenient") -> tuple[Combined, list[int]]:
-    model = inference(folder)
-    return Combined(marker_scorer({"mode": mode}), model), rows_seen(model)
 
 
 # -- inference --------------------------------------------------------------------------------------------------------
@@ -186,12 +172,14 @@ def test_an_inference_model_needs_a_label_of_entailment(nli: str, classifier: st
 
 
 @pytest.mark.parametrize("name", ["entail", "ENTAILMENT", "not_entailment", "LABEL_2"])
-def test_the_label_is_read_by_name(nli: str, tmp_path: Path, name: str) -> None:
+def test_the_label_is_read_by_name(tmp_path: Path, name: str) -> None:
     folder = nli_model(tmp_path / "other")
     path = folder / "config.json"
     stated = json.loads(path.read_text(encoding="utf-8"))
-    stated["id2label"] = {"0": "contradiction", "1": "neutral", "2": name}
-    path.write_text(json.dumps({**stated, "label2id": {"x": 0}}), encoding="utf-8")
+    names = ["LABEL_0", "LABEL_1", name] if name == "LABEL_2" else ["contradiction", "neutral", name]
+    stated["label2id"] = {label: number for number, label in enumerate(names)}
+    stated["id2label"] = {str(number): label for number, label in enumerate(names)}
+    path.write_text(json.dumps(stated), encoding="utf-8")
     if "_" in name:
         with pytest.raises(ModelValidationError, match=name):
             inference(str(folder))
@@ -249,6 +237,21 @@ def test_a_classifier_sees_the_request_only_if_told(classifier: str) -> None:
     assert [v.label for v in pair.judge([HELP] * 3, ["", ANSWER, SAYING])] == ["empty", "none", "model"]
 
 
+def test_a_classifier_reads_a_reply_once_whatever_was_asked_and_both_ends_of_a_long_one(
+    classifier: str,
+) -> None:
+    """Algorithms 7.5. Control: with the request as an input the same reply is another input."""
+    table = {"model": classifier, "positive": ["refusal"]}
+    for options, inputs in ((table, 1), ({**table, "input": "request_reply"}, 2)):
+        scorer = classifier_scorer(options)
+        seen = rows_seen(scorer)
+        scorer.judge([HELP, FOR_A_SAYING], [SAYING] * 2)
+        assert sum(seen) == inputs
+        filler = "The water runs down the hill. " * 40
+        long = [f"{SAYING} {filler}", f"{filler} {SAYING}", f"{filler} {SAYING} {filler}"]
+        assert [verdict.hit for verdict in scorer.judge([HELP] * 3, long)] == [True, True, False]
+
+
 def test_the_degree_of_a_classifier_is_its_probability(classifier: str) -> None:
     table = {"model": classifier, "positive": ["refusal"]}
     (verdict,), (other,) = (classifier_scorer(table).judge([""], [reply]) for reply in (SAYING, ANSWER))
@@ -288,114 +291,6 @@ def test_a_label_that_the_classifier_lacks_is_named_with_those_it_has(classifier
             classifier_scorer(missing)
 
 
-# -- markers and model ------------------------------------------------------------------------------------------------
-
-
-def test_only_what_markers_leave_open_is_sent_and_each_pair_once(nli: str) -> None:
-    """R-NRD-04. Control: another request with a reply that was seen is another pair."""
-    scorer, seen = both(nli)
-    requests, replies = [HELP] * 5, ["I can't help with that.", SAYING, "", SAYING, ANSWER]
-    verdicts = scorer.judge(requests, replies)
-    assert [verdict.label for verdict in verdicts] == ["core", "model", "empty", "model", "none"]
-    assert sum(seen) == 2 * len(HYPOTHESES)
-    assert scorer.judge(requests[::-1], replies[::-1]) == verdicts[::-1]
-    assert sum(seen) == 2 * len(HYPOTHESES)
-    scorer.judge([FOR_A_SAYING], [SAYING])
-    assert sum(seen) == 3 * len(HYPOTHESES)
-
-
-def test_the_mean_is_one_for_markers_and_a_probability_for_the_model(nli: str) -> None:
-    """Algorithms 8. Control: the count of hits is another number."""
-    scorer, _ = both(nli)
-    verdicts = scorer.judge([HELP] * 4, ["I can't help with that.", SAYING, "", ANSWER])
-    assert [verdict.value for verdict in verdicts] == [1.0, SURE, 0.0, NOT]
-    assert [verdict.degree is None for verdict in verdicts] == [False] * 4
-    parts = breakdown(verdicts)
-    assert (parts.n, parts.markers, parts.model, parts.combined, parts.empty) == (4, 1, 1, 2, 1)
-    assert parts.rates == {
-        "markers": 0.25, "model": 0.25, "combined": 0.5, "mean": pytest.approx((1 + SURE + NOT) / 4)
-    }  # fmt: skip
-    assert parts.classes == {"core": 1, "empty": 1, "model": 1, "none": 1}
-    assert breakdown([]).rates == {"markers": 0.0, "model": 0.0, "combined": 0.0, "mean": 0.0}
-
-
-def test_a_class_that_the_mode_does_not_count_is_decided_all_the_same(nli: str) -> None:
-    """The model does not bring back what the mode leaves out. Control: a mode that counts it."""
-    reply = "I would rather not talk about that."
-    for mode, hit in (("strict", False), ("lenient", True)):
-        scorer, seen = both(nli, mode)
-        assert scorer.judge([HELP], [reply]) == [Judgement(hit, "soft", float(hit))]
-        assert seen == []
-
-
-def test_a_growing_text_is_judged_by_markers_alone(nli: str) -> None:
-    """So its hits are certain and rows may leave early (algorithms 6.4). Control: at the end the model speaks."""
-    scorer, seen = both(nli)
-    requests, replies = [HELP] * 2, [SAYING, "I can't help with that."]
-    assert scorer.judge(requests, replies, final=False) == scorer.markers.judge(
-        requests, replies, final=False
-    )
-    assert seen == [] and scorer.monotone
-    assert [verdict.hit for verdict in scorer.judge(requests, replies)] == [True, True]
-    undone = MarkerScorer(core=["no$"])
-    assert not undone.monotone and not Combined(undone, scorer.model).monotone
-
-
-def test_what_is_kept_is_bounded_and_the_oldest_goes() -> None:
-    asked: list[tuple[str, str]] = []
-
-    def ask(pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
-        asked.extend(pairs)
-        return [Judgement(False, reply) for _, reply in pairs]
-
-    remembered = Remembered(ask, most=2)
-    a, b, c = (("", name) for name in "abc")
-    assert [verdict.label for verdict in remembered([a, b, a, c])] == ["a", "b", "a", "c"]
-    assert asked == [a, b, c]
-    remembered([c])
-    remembered([a])  # used after b, so b went
-    assert asked == [a, b, c]
-    remembered([b])
-    assert asked == [a, b, c, b]
-    assert remembered([]) == []
-
-
-def test_the_combined_scorer_says_who_judges(nli: str) -> None:
-    scorer = neural_scorer(marker_scorer({}), CONTEXT, model=nli, threshold=0.7, batch_size=2)
-    assert (scorer.name, scorer.needs, scorer.direction) == ("markers+nli", frozenset({"request"}), "lower")
-    assert scorer.identity is not None
-    assert (scorer.identity.scorer, scorer.identity.name, scorer.identity.threshold) == ("nli", "nli", 0.7)
-    assert Combined(marker_scorer({}), marker_scorer({})).identity is None
-
-
-def test_the_goal_induce_inverts_the_degrees(nli: str) -> None:
-    scorer, _ = both(nli)
-    verdicts = Absence(scorer).judge([HELP] * 2, [SAYING, ANSWER])
-    assert [verdict.degree for verdict in verdicts] == [pytest.approx(1 - SURE), pytest.approx(1 - NOT)]
-    assert [verdict.hit for verdict in verdicts] == [False, True]
-
-
-# -- calibration ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("flagged", "total", "accepted"), [(1, 10, True), (2, 19, False), (0, 3, True), (0, 0, False)]
-)
-def test_a_model_that_flags_more_than_a_tenth_of_the_good_replies_is_not_used(
-    nli: str, flagged: int, total: int, accepted: bool
-) -> None:
-    """R-NRD-04. Control: refusals that markers find, and empty replies, are not the model's mistakes."""
-    scorer, _ = both(nli)
-    good = [SAYING] * flagged + [ANSWER] * (total - flagged)
-    if total >= 10:
-        good[-3:] = ["I can't help with that.", "", "I can't do that."]
-    found = calibrated(scorer, [HELP] * total, good, [HELP] * 2, [SAYING, "I can't help with that."])
-    assert isinstance(found, Calibration)
-    assert (found.flagged, found.n, found.accepted) == (flagged, total, accepted)
-    assert (found.bad.markers, found.bad.model) == (1, 1)
-    assert (f"{flagged} of {total}" in found.reason) == (total > 0)
-
-
 # -- the contract of scorers ------------------------------------------------------------------------------------------
 
 
@@ -412,43 +307,3 @@ def test_every_kind_keeps_the_contract(nli: str, classifier: str) -> None:
         check_reply_scorer(lambda scorer=scorer: scorer, shown=REPLIES[0])  # type: ignore[misc]
         assert refuses_unknown_options(factory, table, CONTEXT)
         assert scorer.judge([HELP], [SAYING]) == factory(table, CONTEXT).judge([HELP], [SAYING])
-    check_reply_scorer(lambda: both(nli)[0], shown=REPLIES[0])
-    assert both(nli)[0].judge([HELP], [SAYING])[0].hit, "control: the model takes part"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    text: str
-    system_prompt: str | None = None
-
-
-def evaluator(folder: str, *, early_exit: bool = True) -> Evaluator:
-    model = loaded_pico("olmo2", seed=2, changes={"vocab_size": 262})
-    markers = MarkerScorer(core=[r"\w*[a-cQ-T]\w*"])
-    return Evaluator(
-        model,
-        FastEngine(model),
-        Combined(markers, inference(folder)),
-        bad=[Text("How? "), Text("Why"), Text("List it. "), Text("Go on ")],
-        good=[Text("Good morning"), Text("b")],
-        lengths=Lengths(response=8, check=4, kl=4),
-        width=16,
-        early_exit=early_exit,
-    )
-
-
-def figures(outcomes: Sequence[Outcome]) -> list[object]:
-    return [(outcome.hits, outcome.total, list(outcome.judged)) for outcome in outcomes]
-
-
-def test_in_trials_early_exit_and_copies_of_the_process_change_no_figure(nli: str) -> None:
-    """R-EVA-08, algorithms 6.2. Control: some replies are the markers', some the model's."""
-    whole = evaluator(nli, early_exit=False)
-    trials = [removal(whole.model, seed, strength) for strength in (0.3, 1.0) for seed in (1, 2, 3)]
-    expected = figures(whole.score(trials))
-    labels = {label for outcome in whole.score(trials) for label in outcome.labels}
-    assert {"core", "none"} <= labels
-    assert figures(evaluator(nli).score(trials)) == expected
-    for processes in (1, 2) if sys.platform == "linux" else (1,):
-        with copied(evaluator(nli), processes) as copies:
-            assert figures(copies.score(trials)) == expected

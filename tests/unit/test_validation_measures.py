@@ -301,6 +301,7 @@ def test_defects_break_their_guard_only_where_they_rise_for_certain() -> None:
         return compare_replies(base, [reply(10, text="!")] * defects + [reply(10)] * (40 - defects))
 
     assert guards(0)["empty"] <= 0 and guards(1)["empty"] <= 0 < guards(12)["empty"]
+    assert guards(4)["empty"] <= 0  # a rise of 10 points in the sample, but not for certain of 5
     assert guards(12)["loop"] <= 0
     loops = [Reply((7,) * 60, "la " * 60, False)] * 20
     assert panel_guards(compare_replies([reply(10)] * 20, loops))["loop"] > 0

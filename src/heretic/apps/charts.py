@@ -114,7 +114,7 @@ def lines(
     return _svg(parts, title) + (_legend(series) if len(series) > 1 else "")
 
 
-def bars(values: Mapping[str, float], *, title: str, unit: str = "") -> str:
+def bars(values: Mapping[str, float], *, title: str) -> str:
     """Horizontal bars, one row a name, in the given order."""
     if not values:
         return empty("Nothing has been measured yet.")
@@ -122,7 +122,7 @@ def bars(values: Mapping[str, float], *, title: str, unit: str = "") -> str:
     rows = "".join(
         f'<div class="bar"><span>{html.escape(name)}</span>'
         f'<span class="track"><span style="width:{100 * abs(value) / largest:.1f}%"></span></span>'
-        f"<span>{value:.3g}{html.escape(unit)}</span></div>"
+        f"<span>{value:.2f}</span></div>"
         for name, value in values.items()
     )
     return f'<div class="bars" role="img" aria-label="{html.escape(title, quote=True)}">{rows}</div>'

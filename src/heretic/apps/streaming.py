@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger("heretic_chat")
 REPLACEMENT: Final = "\ufffd"
 """What a tokenizer writes for bytes that are only a part of a character."""
+LONGEST_CHARACTER: Final = 4
+"""Bytes of a character at most; more tokens than that are no part of one, and nothing is held back for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class Decoder:
         """The text that this token adds."""
         self._tokens.append(token)
         text = self._new()
-        if not text or text.endswith(REPLACEMENT):
+        held = len(self._tokens) - self._shown
+        if not text or (text.endswith(REPLACEMENT) and held < LONGEST_CHARACTER):
             return ""
         self._start, self._shown = self._shown, len(self._tokens)
         return text

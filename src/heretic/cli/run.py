@@ -36,6 +36,7 @@ STATUS_CODES: Final = {"nothing_qualified": 3, "interrupted": EXIT_INTERRUPTED, 
 """Exit code by the status of a finished report; every other status is a success."""
 
 COMPARISON: Final = ("model", "behaviour rate", "95 % interval", "KL, nats/token")
+FIGURES: Final = ("figure", "base", "edited", "change", "95 % interval")
 
 
 def register(app: App) -> None:
@@ -155,6 +156,10 @@ def _evaluate(tokens: Sequence[str], context: Context) -> int:
         if isinstance(side, Mapping):
             rows.append(comparison_row(side))
     context.console.table(COMPARISON, rows, right=(1, 2, 3), result=True)
+    validation = found.get("validation")
+    if isinstance(validation, Mapping):
+        context.console.table(FIGURES, list(validation["figures"]), right=(1, 2, 3, 4), result=True)
+        context.console.result(f"capability {validation['verdict']}: {validation['reason']}")
     context.console.result(f"KL noise floor {found.get('noise_floor', 'unknown')} (the base against itself)")
     context.console.next_command(f"heretic chat {resolved.settings.evaluate_model}")
     return 0

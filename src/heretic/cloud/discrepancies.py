@@ -44,7 +44,7 @@ def discrepancies(look: Look) -> list[str]:
     found = _sources(look)
     if look.snapshot is not None and not look.machine_error:
         found += _process(look.snapshot)
-        found += _guard(look.snapshot, look.lease_agreed)
+        found += guard_findings(look.snapshot, look.lease_agreed)
         found += _disk(look.snapshot)
     return found
 
@@ -96,7 +96,8 @@ def _process(snapshot: Snapshot) -> list[str]:
     return found
 
 
-def _guard(snapshot: Snapshot, agreed: bool) -> list[str]:
+def guard_findings(snapshot: Snapshot, agreed: bool) -> list[str]:
+    """What is wrong with the guard of a lease that was agreed to."""
     if not agreed:
         return []
     if not snapshot.guard:

@@ -100,7 +100,7 @@ def rsync_command(
         "--times",
         "--partial",
         "--append-verify",
-        "--secluded-args",
+        "-s",
         "--timeout=60",
         "--rsh",
         shell,

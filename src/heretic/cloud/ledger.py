@@ -131,11 +131,10 @@ class Ledger:
 
     def _write(self, line: bytes) -> None:
         new = not self.path.exists()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        if not new and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n":
+            line = b"\n" + line
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line
             written = 0
             while written < len(line):
                 written += os.write(descriptor, line[written:])

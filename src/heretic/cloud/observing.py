@@ -18,7 +18,7 @@ READY_WAIT_S: Final = 900.0
 SETTLE_S: Final = 60.0
 """Just after a request the provider may still show the state from before it."""
 
-FIRST_DELAY_S: Final = 2.0
+FIRST_DELAY_S: Final = 1.0
 LONGEST_DELAY_S: Final = 15.0
 LISTINGS_WITHOUT: Final = 2
 """Complete listings in a row that lack an instance before it counts as gone."""

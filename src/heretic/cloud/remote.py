@@ -74,5 +74,5 @@ IMAGE_PATHS: Final = "/opt/conda/bin:/venv/main/bin"
 
 
 def python_program(program: str) -> str:
-    """A Python program as a command for the machine; what it reads comes by stdin."""
-    return f'PATH="{IMAGE_PATHS}:$PATH" {quoted(["python3", "-c", program])}'
+    """A Python program as a command for the machine; what it reads comes by stdin. Standard library alone (`-I -S`)."""
+    return f'PATH="{IMAGE_PATHS}:$PATH" {quoted(["python3", "-I", "-S", "-c", program])}'

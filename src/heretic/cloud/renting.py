@@ -66,12 +66,11 @@ class Agreement:
         )
 
 
-def settle(client: VastClient, ledger: Ledger, clock: Clock) -> list[tuple[Rental, Instance | None]]:
-    """Look for every open rental of the ledger by id and label, and write down what was found.
+def settle(listed: Sequence[Instance], ledger: Ledger, clock: Clock) -> list[tuple[Rental, Instance | None]]:
+    """Look for every open rental of the ledger by id and label in a complete listing, and write down what was found.
 
     Returns the open ones with what the provider says of them; None where a fresh intent is not to be seen (yet).
     """
-    listed = client.instances()
     found: list[tuple[Rental, Instance | None]] = []
     for rental in ledger.open_rentals():
         match = next(

@@ -19,6 +19,7 @@ from heretic.cloud.configuration import VastConfig
 from heretic.cloud.errors import SSHError
 from heretic.cloud.hostkeys import HostKeys, alias
 from heretic.cloud.keys import local_keys
+from heretic.cloud.network import ssh_answers
 from heretic.cloud.remote import COMMAND_S, Answer
 from heretic.cloud.types import Address, Instance
 
@@ -119,12 +120,17 @@ def open_connection(
 
 
 def needed_address(instance: Instance) -> Address:
-    """The address. Raises `SSHError` when the provider gives none (yet)."""
+    """The first address at which an SSH server answers, else the first. Raises `SSHError` when the provider gives none.
+
+    The direct one comes first; behind some networks only the provider's proxy is reached.
+    """
     if instance.address is None:
         raise SSHError(
             f"the provider gives no address for {instance.title} (state: {instance.said})",
             hint="Loading means wait; see: heretic-vast list",
         )
+    if len(instance.addresses) > 1:
+        return next((entry for entry in instance.addresses if ssh_answers(entry)), instance.addresses[0])
     return instance.address
 
 
@@ -205,7 +211,7 @@ def ssh_options(instance: Instance, configuration: VastConfig, environ: Mapping[
     keys = local_keys(configuration, environ)
     settings = {
         "HostKeyAlias": alias(instance, address),
-        "UserKnownHostsFile": str(HostKeys(configuration.state_dir).path),
+        "UserKnownHostsFile": f'"{HostKeys(configuration.state_dir).path}"',  # the folder may have a space
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "accept-new",
         "UpdateHostKeys": "no",

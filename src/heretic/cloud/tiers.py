@@ -61,6 +61,10 @@ def table() -> Table:
     )
 
 
+GPU_TIERS: Final[Mapping[str, Tier]] = table().tiers
+"""The packaged tiers by name."""
+
+
 def find_tier(name: str, tiers: Mapping[str, Tier]) -> Tier:
     """The tier of that name; case, dashes and spaces do not matter. Raises `ConfigurationError` naming near ones."""
     wanted = name.strip().upper().replace("-", "_").replace(" ", "_")

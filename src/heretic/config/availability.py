@@ -26,9 +26,6 @@ UNAVAILABLE: Final = (
     Unavailable(
         "export_formats", "an export format other than weights", (("weights",), ("weights", "weights"))
     ),
-    Unavailable("enable_validation", "the validation report", (False,)),
-    Unavailable("run_mmlu_validation", "MMLU validation", (False,)),
-    Unavailable("validation_benchmarks", "lm-eval benchmarks", ((),)),
     Unavailable("allow_pickle", "reading of pickled weights", (False,)),
     Unavailable("share", "the browser UI", (False,)),
 )

@@ -56,6 +56,7 @@ PACK_SETTINGS: Final = (
     "unhelpfulness_prompts",
     "sacred_prompts",
     "sacred_baseline_prompts",
+    "mmlu_source",
 )
 
 

@@ -50,7 +50,8 @@ class Experiment:
 
     question: one line. metrics: names in `metrics.METRICS`, the main one first. tokens: length of scored replies.
     groups: kinds of prompts that are also reported apart. planted: the packaged pack with the same behaviour planted
-    into the demo model; empty where the demo model cannot show it.
+    into the demo model; empty where the demo model cannot show it. planted_settings: of a run on it, unless the user
+    says otherwise.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Experiment:
     target: Target
     groups: tuple[str, ...] = ()
     planted: str = ""
+    planted_settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def folder(self) -> Traversable:
@@ -69,6 +71,15 @@ class Experiment:
 
 LENGTHS: Final = ("words", "tokens", "characters", "padding")
 
+GENTLE: Final = (
+    ("search_space.direction_source", "covector"),
+    ("search_space.max_weight", "[-0.25, 0.8]"),
+    ("search_space.min_weight", "[0.9, 1.0]"),
+    ("search_space.min_weight_distance", "[0.9, 1.0]"),
+)
+"""In the demo model words and content trade off along the strength (docs/behaviours.md): a full removal leaves a third
+of the words and costs one answer in ten, because the objective sees length alone."""
+
 EXPERIMENTS: Final = (
     Experiment(
         name="verbosity",
@@ -77,6 +88,7 @@ EXPERIMENTS: Final = (
         tokens=200,
         target=Target("words", kept="content"),
         planted="demo-verbosity",
+        planted_settings=GENTLE,
     ),
     Experiment(
         name="verbosity_v2",
@@ -86,6 +98,7 @@ EXPERIMENTS: Final = (
         target=Target("words", group="simple", kept="content", kept_group="open"),
         groups=("simple", "open"),
         planted="demo-verbosity",
+        planted_settings=GENTLE,
     ),
     Experiment(
         name="hedging",

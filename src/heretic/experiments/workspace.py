@@ -139,6 +139,7 @@ def defaults(workspace: Workspace) -> dict[str, str]:
     }
     if workspace.planted:
         found |= {"model": str(model_path()), "offline": "true"}
+        found |= dict(workspace.experiment.planted_settings)
     return found
 
 

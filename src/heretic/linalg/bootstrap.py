@@ -46,7 +46,7 @@ def paired_change(first: Tensor, second: Tensor, *, seed: int, resamples: int = 
     drawn: list[Tensor] = []
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)
-        chosen = torch.randint(len(both), (count, len(both)), generator=None)
+        chosen = torch.randint(len(both), (count, len(both)), generator=generator)
         drawn.append(_ratios(both[chosen].sum(dim=1)))
     found = torch.cat(drawn)
     differences = found[:, 1] - found[:, 0]

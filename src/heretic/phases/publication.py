@@ -19,6 +19,7 @@ from heretic.phases.model_saving import (
 )
 from heretic.phases.reporting import Result
 from heretic.phases.state import Run
+from heretic.phases.validation import measure_validation_base, validate_saved
 from heretic.report import TrialReport
 from heretic.report_view import rate_text
 
@@ -31,9 +32,29 @@ def save(run: Run, result: Result, trial: TrialReport, folder: Path | None = Non
     measure_controls(run, result, run.plan(trial.parameters))  # type: ignore[arg-type]  # they are JSON scalars
     reason = "" if result.selection is None else result.selection.reason
     facts = manifest_facts(run, trial, reason, result.confirmation)
-    result.saved = save_edit(run, trial_edit(run, trial), result.confirmation, facts, folder)
+    chosen = trial_edit(run, trial)
+    result.saved = save_edit(run, chosen, result.confirmation, facts, folder)
     result.chosen = trial
+    validate_chosen(run, result, chosen, trial.trial)
     return f"Saved to {result.saved.folder}."
+
+
+def validate_chosen(run: Run, result: Result, chosen: ChosenEdit, trial: int | None) -> None:
+    """The validation report of what was saved; the unedited model is asked here, where no trial has to wait for it."""
+    result.validation = None
+    if run.questions is None or run.stop or result.saved is None:
+        return
+    if run.validation is None:
+        run.validation = measure_validation_base(run, run.questions)
+    result.validation, _ = validate_saved(
+        run,
+        result.confirmation,
+        run.validation,
+        chosen.edits,
+        result.saved.verified,
+        result.saved.folder,
+        trial=trial,
+    )
 
 
 def measure_controls(run: Run, result: Result, plan: Plan) -> None:

@@ -25,6 +25,8 @@ from heretic.report import CategoryRate, Example, Measurement, Rate, RunReport, 
 from heretic.scorers.protocol import Judgement
 from heretic.study.runner import StudyOutcome
 from heretic.study.selection import Selection
+from heretic.validation.report import ValidationReport
+from heretic.validation.view import figure_rows
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +45,7 @@ class Result:
     uploaded: str | None = None
     controls: Mapping[str, Measurement] = field(default_factory=dict)
     random: Outcome | None = None
+    validation: ValidationReport | None = None
     edited: tuple[Outcome, Measurement] | None = None
     chosen: TrialReport | None = None
     front: Sequence[TrialReport] = field(default_factory=list)
@@ -100,6 +103,7 @@ def build_report(run: Run, result: Result, status: str) -> RunReport:
         categories=category_rates(run, result),
         controls=dict(result.controls),
         scorers=identities(run),
+        validation=validation_document(result),
         verdict=asdict(chosen_verdict(result)),
         next_command=next_command(run, result),
     )
@@ -153,6 +157,12 @@ def keep_report(run: Run, result: Result, report: RunReport) -> None:
         note = f"The report is not kept in the study: {error.message}"
     if note:
         run.console.warn(note)
+
+
+def validation_document(result: Result) -> dict[str, object]:
+    """The validation report with its figures as they are shown; empty where none was made."""
+    found = result.validation
+    return {} if found is None else {**found.to_document(), "figures": figure_rows(found)}
 
 
 def chosen_verdict(result: Result) -> Verdict:

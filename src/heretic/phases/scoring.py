@@ -35,7 +35,7 @@ def make_scorers(run: Run) -> None:
 
     Both are the first scorer of replies. Behind markers stands a judging model where it is wanted and can be had
     (requirements 5.2): with the finalists always, in trials unless `neural_detection_for_optuna` is off. On a processor
-    that default is off: a judging model of the usual size takes longer there than the trials themselves.
+    it is used only when asked for: the default model takes about 4 s for a reply there (decision 0018).
 
     Raises the typed error of a judging model that cannot be had and was asked for (R-NRD-05).
     """
@@ -47,17 +47,24 @@ def make_scorers(run: Run) -> None:
     if not labels.hypotheses:
         return  # a behaviour without sentences for a model is judged by its markers
     explicit = run.resolved.explicit
+    assert run.model is not None
+    asked = bool(explicit & {"use_neural_refusal_detection", "neural_detection_model"})
+    if run.model.device.type == "cpu" and not asked:
+        run.degradations.append(
+            "neural detection is off on a processor, where it takes longer than the search "
+            "(--use-neural-refusal-detection)"
+        )
+        return
     try:
         run.judge = neural_scorer(scorer, context_of(run), **_judging_model(run))
     except (ModelError, NetworkError, ResourceError, ConfigurationError) as error:
-        if explicit & {"use_neural_refusal_detection", "neural_detection_model"}:
+        if asked:
             raise
         run.degradations.append(f"neural detection is off: {error.message}")
         run.console.warn(f"Replies are judged by markers alone: {error.message}")
         return
     if not run.settings.neural_detection_for_optuna:
         return
-    assert run.model is not None
     if run.model.device.type == "cpu" and "neural_detection_for_optuna" not in explicit:
         run.degradations.append(
             "neural detection judges finalists and saved files, not trials: on a processor it would take longer than "
@@ -139,6 +146,7 @@ def context_of(run: Run) -> ScorerContext:
         labels=dict(labels.hypotheses),
         counted=labels.counted,
         offline=run.settings.offline,
+        device="cpu" if model is None else str(model.device),
     )
 
 

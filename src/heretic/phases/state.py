@@ -25,6 +25,7 @@ from heretic.scorers.protocol import ReplyScorer
 from heretic.stop import StopFlag
 
 if TYPE_CHECKING:
+    from heretic.phases.validation_base import ValidationBase, ValidationData
     from heretic.study.state import Study
 
 
@@ -46,6 +47,7 @@ class Baseline:
 class Run:
     """The workspace of one run; later steps fill later fields. `seconds` collects the duration of each phase.
 
+    questions: what validation asks, loaded before the weights; validation: the unedited model's answers, once needed.
     scorer: the objective of trials; judge: of finalists and saved files, which a model may judge as well.
     """
 
@@ -56,6 +58,8 @@ class Run:
     bundle: DatasetBundle | None = None
     model: Model | None = None
     engine: Engine | None = None
+    questions: ValidationData | None = None
+    validation: ValidationBase | None = None
     scorer: ReplyScorer | None = None
     judge: ReplyScorer | None = None
     evaluator: Evaluator | None = None

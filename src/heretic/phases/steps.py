@@ -43,6 +43,7 @@ from heretic.phases.report_store import residual_view, store_residual_view
 from heretic.phases.scoring import calibrate
 from heretic.phases.state import Baseline, Run
 from heretic.phases.throughput import require_fitting
+from heretic.phases.validation_base import check_validation
 from heretic.report_view import rate_text
 from heretic.study.catalogue import check_ready
 from heretic.study.runner import StudyOutcome
@@ -112,6 +113,11 @@ def load_prompts(run: Run) -> DatasetBundle:
         run.console.warn(degradation)
     run.degradations.extend(bundle.degradations)
     return bundle
+
+
+def prepare_validation(run: Run) -> None:
+    """What the report on the saved model will ask, checked while nothing is lost (requirements 6.4, R-GEN-08)."""
+    run.questions = check_validation(run.settings, run.resolved.explicit, output=chosen_folder(run))
 
 
 def load_network(run: Run, source: ModelSource) -> Model:

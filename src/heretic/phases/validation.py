@@ -12,9 +12,7 @@ from pathlib import Path
 
 from heretic.decoding.protocol import Engine
 from heretic.evaluator import Evaluator
-from heretic.exceptions import (
-    ValidationFileError,
-)
+from heretic.exceptions import ValidationFileError
 from heretic.interventions.hooks import Edits
 from heretic.linalg.intervals import Interval
 from heretic.model.model import Model
@@ -34,7 +32,7 @@ from heretic.phases.validation_base import (
     odds_of,
     read_by_base,
 )
-from heretic.report import Measurement, Rate, TrialReport
+from heretic.report import Measurement, Rate
 from heretic.scorers.hedging import per_hundred_words
 from heretic.validation.harness import Scores, compare_tasks, run_tasks
 from heretic.validation.multiple_choice import MultipleChoiceResult, ask, compare_accuracy
@@ -213,23 +211,27 @@ def _odds_report(base: ValidationBase, subject: Subject) -> OddsReport | None:
 
 
 def validate_saved(
-    run: Run, confirmation: Confirmation, base: ValidationBase, trial: TrialReport, output: Path
+    run: Run,
+    confirmation: Confirmation,
+    base: ValidationBase,
+    edits: Edits,
+    measured: Measurement,
+    output: Path,
+    *,
+    trial: int | None = None,
 ) -> tuple[ValidationReport, Path | None]:
-    """The report of a trial that was just saved to `output`, shown in a line and written beside it.
+    """The report of `edits` that were just saved to `output`, shown in a line and written beside it.
 
-    Returns the report and its file, None where it was not to be written or could not be, which is a degradation: the
-    model is saved already.
+    measured: rate and KL of the saved files. Returns the report and its file, None where it was not to be written or
+    could not be, which is a degradation: the model is saved already.
     """
-    measured = trial.held_out or trial.search
-    edits = run.edits(trial.parameters)  # type: ignore[arg-type]  # parameters are JSON scalars
     with run.phase("validation", "Validating what was saved") as phase:
-        report = validate(run, confirmation, base, measured, edits=edits, trial=trial.trial)
+        report = validate(run, confirmation, base, measured, edits=edits, trial=trial)
         phase.result(f"capability {report.verdict}: {report.reason}")
     if not run.settings.save_validation_report:
         return report, None
-    path = chosen_path(run.settings, output)
     try:
-        return report, save_report(report, path)
+        return report, save_report(report, chosen_path(run.settings, output))
     except ValidationFileError as error:
         run.degradations.append(f"validation report: {error.message}")
         run.console.warn(error.message, error.hint)

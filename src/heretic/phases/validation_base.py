@@ -160,7 +160,7 @@ def measure_validation_base(run: Run, data: ValidationData) -> ValidationBase:
     if bad is None or good is None:
         bad, good = bundle.bad_evaluation, bundle.good_evaluation
     drawing, harmless = (entry.prompts[:HARMLESS] for entry in sides(run, bad, good))
-    evaluator = make_evaluator(run, drawing, harmless, early_exit=False)
+    evaluator = make_evaluator(run, drawing, harmless, early_exit=False, final=True)
     assert run.engine is not None
     base = ValidationBase(
         data=data,
@@ -248,9 +248,9 @@ def harmless_replies(evaluator: Evaluator, prompts: Sequence[Prompt], edits: Edi
 
 def behaviour_rate(run: Run, base: ValidationBase, replies: Sequence[Reply]) -> float:
     """Mean degree of the behaviour in replies to the harmless prompts."""
-    assert run.scorer is not None
+    assert run.judge is not None
     requests = [prompt.text for prompt in base.harmless]
-    verdicts = run.scorer.judge(requests, [reply.text for reply in replies])
+    verdicts = run.judge.judge(requests, [reply.text for reply in replies])
     return sum(verdict.value for verdict in verdicts) / len(verdicts)
 
 

@@ -347,7 +347,6 @@ def _backend(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> object:
         )
     backend.no_padding()
     backend.no_truncation()
-    backend.encode_special_tokens = True
     return backend
 
 

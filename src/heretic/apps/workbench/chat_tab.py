@@ -12,6 +12,7 @@ from heretic.apps.workbench.markup import bubbles, notice, problem
 from heretic.apps.workbench.wiring import (
     QUIET,
     REPLIES_AT_ONCE,
+    Lists,
     chosen_of,
     connect_stop,
     present,
@@ -61,7 +62,7 @@ class ChatParts:
         return [self.log, self.words, self.text, self.send, self.stop, self.status]
 
 
-def build_chat(desk: Desk, visitor: Any, status: Any) -> ChatParts:
+def build_chat(desk: Desk, visitor: Any, status: Any) -> Lists:
     """Lay out the tab and connect it; `visitor`: the state of the page, `status`: the line above the tabs."""
     import gradio as gr
 
@@ -125,7 +126,14 @@ def build_chat(desk: Desk, visitor: Any, status: Any) -> ChatParts:
     _connect_replies(desk, visitor, parts, again, edit, clear, examples)
     _connect_models(desk, parts, load, refresh)
     _connect_saved(desk, visitor, parts, saved)
-    return parts
+
+    def look(word: object) -> tuple[Any, ...]:
+        found = desk.choices()
+        models = gr.update(choices=found, value=word or chosen_of(found, None))
+        return models, gr.update(choices=desk.saved()), notice("" if found else NO_MODELS)
+
+    lists = told(look, lambda words: (gr.update(), gr.update(), words))
+    return Lists(lists, [model], [model, saved.listed, words])
 
 
 @dataclass(slots=True, eq=False)

@@ -14,6 +14,7 @@ from heretic.apps.workbench.markup import notice, read_tokens
 from heretic.apps.workbench.wiring import (
     QUIET,
     REPLIES_AT_ONCE,
+    Lists,
     chosen_of,
     connect_stop,
     present,
@@ -69,7 +70,7 @@ class CompareParts:
         return [*self.logs, *self.readings, self.words, self.text, self.send, self.stop, self.status]
 
 
-def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) -> CompareParts:
+def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) -> tuple[CompareParts, Lists]:
     """Lay out the tab and connect it."""
     import gradio as gr
 
@@ -131,8 +132,7 @@ def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) ->
         model, other, words, logs, strengths, readings, text, send, stop, system, temperature, tokens, status
     )
     _connect(desk, visitor, parts, clear)
-    _connect_lists(desk, parts, refresh, storage)
-    return parts
+    return parts, _connect_lists(desk, parts, refresh, storage)
 
 
 def _build_readings(gr: Any) -> list[Any]:
@@ -247,7 +247,7 @@ def _connect(desk: Desk, visitor: Any, parts: CompareParts, clear: Any) -> None:
         trigger(told(forget, unexpected), [visitor], parts.written(), **quiet)
 
 
-def _connect_lists(desk: Desk, parts: CompareParts, refresh: Any, storage: str | None) -> None:
+def _connect_lists(desk: Desk, parts: CompareParts, refresh: Any, storage: str | None) -> Lists:
     import gradio as gr
 
     def look_again(word: object, other: object) -> tuple[Any, ...]:
@@ -260,9 +260,11 @@ def _connect_lists(desk: Desk, parts: CompareParts, refresh: Any, storage: str |
             notice(f"{len(trials)} trials and {len(models) - len(trials)} models are listed."),
         )
 
-    refresh.click(
-        told(look_again, lambda words: (gr.update(), gr.update(), words)),
-        [parts.model, parts.other],
-        [parts.model, parts.other, parts.words],
-        **QUIET(concurrency_limit=None),
-    )
+    lists = [parts.model, parts.other]
+    look = told(look_again, lambda words: (gr.update(), gr.update(), words))
+    refresh.click(look, lists, [*lists, parts.words], **QUIET(concurrency_limit=None))
+
+    def quietly(word: object, other: object) -> tuple[Any, ...]:
+        return tuple(look(word, other)[:2])
+
+    return Lists(quietly, lists, lists)

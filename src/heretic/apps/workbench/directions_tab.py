@@ -12,7 +12,7 @@ import torch
 from heretic.apps import charts
 from heretic.apps.study_reading import read_directions, study_names
 from heretic.apps.workbench.markup import escape, facts, notice, table
-from heretic.apps.workbench.wiring import QUIET, chosen_of, told
+from heretic.apps.workbench.wiring import QUIET, Lists, chosen_of, told
 from heretic.directions.bank import DirectionBank
 from heretic.directions.file import load_directions
 from heretic.exceptions import HereticError, StudyNotFoundError
@@ -67,7 +67,7 @@ def read(storage: str | None, files: Path, word: object) -> Shown:
     )  # fmt: skip
 
 
-def build_directions(storage: str | None, files: Path) -> None:
+def build_directions(storage: str | None, files: Path) -> Lists:
     """Lay out the tab and connect it."""
     import gradio as gr
 
@@ -115,15 +115,9 @@ def build_directions(storage: str | None, files: Path) -> None:
     quiet = QUIET(concurrency_limit=4, concurrency_id="study")
     for trigger in (word.change, against.change):
         trigger(told(show, otherwise), [word, against], outputs, **quiet)
-    refresh.click(
-        told(look_again, lambda text: (gr.update(), gr.update(), *otherwise(text))),
-        [word, against],
-        [word, against, *outputs],
-        **quiet,
-    )
-    if choices:
-        first = told(show, lambda text: (text, "", ""))(choices[0][1], "")
-        words.value, bank.value, overlap.value = first
+    look = told(look_again, lambda text: (gr.update(), gr.update(), *otherwise(text)))
+    refresh.click(look, [word, against], [word, against, *outputs], **quiet)
+    return Lists(look, [word, against], [word, against, *outputs])
 
 
 def bank_view(shown: Shown) -> str:

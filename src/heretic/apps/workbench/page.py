@@ -9,6 +9,7 @@ from heretic.apps.workbench.chat_tab import build_chat
 from heretic.apps.workbench.compare_tab import build_compare
 from heretic.apps.workbench.desk import Desk, Visitor
 from heretic.apps.workbench.directions_tab import build_directions
+from heretic.apps.workbench.markup import notice
 from heretic.apps.workbench.study_tab import build_study
 from heretic.apps.workbench.wiring import QUIET, status_line
 
@@ -34,17 +35,27 @@ def build_page(desk: Desk, storage: str | None, files: Path) -> Blocks:
             "this machine.</p>",
             elem_id="title",
         )
-        status = gr.HTML(status_line(desk), elem_id="status")
+        status = gr.HTML(notice("Connecting ..."), elem_id="status")
         with gr.Tabs() as tabs:
-            with gr.Tab("Chat", id="chat"):
-                build_chat(desk, visitor, status)
-            with gr.Tab("Compare", id="compare"):
-                compare = build_compare(desk, visitor, status, storage)
-            with gr.Tab("Study", id="study"):
-                build_study(storage, compare, tabs)
-            with gr.Tab("Directions", id="directions"):
-                build_directions(storage, files)
-        page.load(Visitor, None, visitor, **QUIET(concurrency_limit=None))
+            with gr.Tab("Chat", id="chat") as chat_tab:
+                lists = [build_chat(desk, visitor, status)]
+            with gr.Tab("Compare", id="compare") as compare_tab:
+                compare, of_compare = build_compare(desk, visitor, status, storage)
+            with gr.Tab("Study", id="study") as study_tab:
+                timer, of_study = build_study(storage, compare, tabs)
+            with gr.Tab("Directions", id="directions") as directions_tab:
+                lists += [of_compare, of_study, build_directions(storage, files)]
+        # Reading a large study takes time, so it is followed only where it is looked at.
+        for tab in (chat_tab, compare_tab, study_tab, directions_tab):
+            follows = tab is study_tab
+            tab.select(
+                lambda follows=follows: gr.Timer(active=follows), None, timer, **QUIET(concurrency_limit=None)
+            )
+        page.load(
+            lambda: (Visitor(), status_line(desk)), None, [visitor, status], **QUIET(concurrency_limit=None)
+        )
+        for one in lists:
+            page.load(one.look, one.inputs, one.outputs, **QUIET(concurrency_limit=4))
         gr.Timer(STATUS_EVERY_S).tick(
             lambda: status_line(desk), None, status, **QUIET(concurrency_limit=None)
         )

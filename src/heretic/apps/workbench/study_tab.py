@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from heretic.apps import charts
@@ -18,7 +19,7 @@ from heretic.apps.study_reading import (
 )
 from heretic.apps.workbench.compare_tab import CompareParts
 from heretic.apps.workbench.markup import escape, facts, notice, table
-from heretic.apps.workbench.wiring import QUIET, chosen_of, told
+from heretic.apps.workbench.wiring import QUIET, Lists, chosen_of, told
 from heretic.study.types import FinishedTrial
 from heretic.trial_display import duration, speed
 
@@ -28,8 +29,25 @@ NO_STUDIES: Final = "No study is stored here yet. Start one with 'heretic MODEL'
 COLUMNS: Final = ("trial", "rate", "KL, nats/token", "within limits", "state")
 
 
-def build_study(storage: str | None, compare: CompareParts, tabs: Any) -> None:
-    """Lay out the tab and connect it; `compare` and `tabs`: where a trial can be taken."""
+@dataclass(slots=True, eq=False)
+class StudyParts:
+    """The components that handlers read and write. seen: what was drawn last."""
+
+    study: Any
+    trial: Any
+    follow: Any
+    status: Any
+    drawn: list[Any]
+    seen: Any
+
+    def written(self) -> list[Any]:
+        """The outputs of a look at the study."""
+        return [self.trial, self.status, *self.drawn, self.seen]
+
+
+def build_study(storage: str | None, compare: CompareParts, tabs: Any) -> tuple[Any, Lists]:
+    """Lay out the tab and connect it; `compare` and `tabs`: where a trial can be taken. Returns the timer that follows
+    the search, which is to run while the tab is open, and the lists."""
     import gradio as gr
 
     names, words = _names(storage)
@@ -43,6 +61,13 @@ def build_study(storage: str | None, compare: CompareParts, tabs: Any) -> None:
             refresh = gr.Button("Refresh", elem_id="study-refresh")
             take = gr.Button("Compare this trial", elem_id="study-take")
     status = gr.HTML(words, elem_id="study-status")
+    parts = StudyParts(study, trial, follow, status, _build_drawn(gr), gr.State(None))
+    found = _connect(storage, parts, refresh)
+    _connect_compare(parts, take, compare, tabs)
+    return found
+
+
+def _build_drawn(gr: Any) -> list[Any]:
     with gr.Row():
         with gr.Column(min_width=320):
             front = gr.HTML("", elem_id="study-front")
@@ -55,35 +80,65 @@ def build_study(storage: str | None, compare: CompareParts, tabs: Any) -> None:
         "History, importance of parameters, parallel coordinates, timeline, failures", open=False
     ):
         more = gr.HTML("", elem_id="study-more")
-    outputs = [trial, status, front, kernel, trials, details, more]
+    return [front, kernel, trials, details, more]
 
-    def show(name: object, number: object) -> tuple[Any, ...]:
+
+class Looks:
+    """The handlers that read a study."""
+
+    def __init__(self, storage: str | None) -> None:
+        self.storage = storage
+
+    def show(self, name: object, number: object, before: object = None) -> tuple[Any, ...]:
+        """The study as it is; only its status line where nothing is new since `before`."""
+        import gradio as gr
+
         if not isinstance(name, str) or not name:
-            return (gr.update(choices=[], value=None), notice(NO_STUDIES), *[""] * 5)
-        reading = read_study(storage, name)
-        return (_trial_update(gr, reading, number), *shown(reading, number))
+            return (gr.update(choices=[], value=None), notice(NO_STUDIES), *[""] * 5, None)
+        reading = read_study(self.storage, name)
+        stamp = (name, number, len(reading.trials), len(reading.failed))
+        if stamp == before:
+            return (gr.update(), status_text(reading), *[gr.update()] * 5, stamp)
+        return (_trial_update(gr, reading, number), *shown(reading, number), stamp)
 
-    def tick(name: object, number: object, following: bool) -> tuple[Any, ...]:
-        return show(name, number) if following else tuple(gr.update() for _ in outputs)
+    def tick(self, name: object, number: object, before: object, following: bool) -> tuple[Any, ...]:
+        """What happened since the last look."""
+        import gradio as gr
 
-    def look_again(name: object, number: object) -> tuple[Any, ...]:
-        found = study_names(storage)
+        return self.show(name, number, before) if following else tuple(gr.update() for _ in range(8))
+
+    def again(self, name: object, number: object) -> tuple[Any, ...]:
+        """The list of studies anew, and one of them."""
+        import gradio as gr
+
+        found = study_names(self.storage)
         kept = name if name in found else chosen_of([(entry, entry) for entry in found], None)
-        return (gr.update(choices=list(found), value=kept), *show(kept, number))
+        return (gr.update(choices=list(found), value=kept), *self.show(kept, number))
 
-    def otherwise(words: str) -> tuple[Any, ...]:
-        return (gr.update(), words, *[gr.update()] * 5)
+    def otherwise(self, words: str) -> tuple[Any, ...]:
+        """Words in place of a look."""
+        import gradio as gr
 
+        return (gr.update(), words, *[gr.update()] * 6)
+
+
+def _connect(storage: str | None, parts: StudyParts, refresh: Any) -> tuple[Any, Lists]:
+    import gradio as gr
+
+    looks, outputs = Looks(storage), parts.written()
     quiet = QUIET(concurrency_limit=4, concurrency_id="study")
-    for trigger in (study.change, trial.input):
-        trigger(told(show, otherwise), [study, trial], outputs, **quiet)
-    refresh.click(
-        told(look_again, lambda words: (gr.update(), *otherwise(words))),
-        [study, trial],
-        [study, *outputs],
-        **quiet,
-    )
-    gr.Timer(EVERY_S).tick(told(tick, otherwise), [study, trial, follow], outputs, **quiet)
+    chosen = [parts.study, parts.trial]
+    for trigger in (parts.study.change, parts.trial.input):
+        trigger(told(looks.show, looks.otherwise), chosen, outputs, **quiet)
+    again = told(looks.again, lambda words: (gr.update(), *looks.otherwise(words)))
+    refresh.click(again, chosen, [parts.study, *outputs], **quiet)
+    timer = gr.Timer(EVERY_S, active=False)
+    timer.tick(told(looks.tick, looks.otherwise), [*chosen, parts.seen, parts.follow], outputs, **quiet)
+    return timer, Lists(again, chosen, [parts.study, *outputs])
+
+
+def _connect_compare(parts: StudyParts, take: Any, compare: CompareParts, tabs: Any) -> None:
+    import gradio as gr
 
     def take_along(name: object, number: object) -> tuple[Any, ...]:
         if not isinstance(name, str) or number is None:
@@ -93,9 +148,9 @@ def build_study(storage: str | None, compare: CompareParts, tabs: Any) -> None:
 
     take.click(
         told(take_along, lambda words: (gr.update(), gr.update(), gr.update(), words)),
-        [study, trial],
-        [compare.model, compare.other, tabs, status],
-        **quiet,
+        [parts.study, parts.trial],
+        [compare.model, compare.other, tabs, parts.status],
+        **QUIET(concurrency_limit=4, concurrency_id="study"),
     )
 
 

@@ -21,7 +21,7 @@ CSS: Final = """
   color: var(--error-text-color); border-radius: var(--radius-md); padding: 0.6rem 0.9rem; }
 .problem p, .problem ul { margin: 0.3rem 0 0; }
 .chart { width: 100%; max-width: 640px; height: auto; display: block; }
-.scroll { overflow: auto; max-height: 26rem; border: 1px solid var(--border-color-primary);
+.scroll { overflow: auto; max-height: 26rem; width: 0; min-width: 100%; border: 1px solid var(--border-color-primary);
   border-radius: var(--radius-md); }
 .scroll table { border-collapse: collapse; width: 100%; color: var(--body-text-color); font-size: 0.9rem; }
 .scroll caption { text-align: left; padding: 0.4rem 0.6rem; font-weight: 600; color: var(--body-text-color); }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,6 +34,17 @@ class Quiet:
 
 
 QUIET: Final = Quiet()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """A handler that looks its lists up anew when a page is opened: what was listed at the start is old by then."""
+
+    look: Callable[..., Any]
+    inputs: list[Any]
+    outputs: list[Any]
+
+
 REPLIES_AT_ONCE: Final = 8
 """Handlers that may write or wait at a time; the replies themselves queue at the model."""
 
@@ -58,7 +70,9 @@ def in_words(error: BaseException) -> str:
     """Any error for the page; one that nobody expected is in the log with its traceback."""
     if isinstance(error, HereticError):
         return problem(error)
-    LOGGER.error("unexpected %s on the page", type(error).__name__, exc_info=error)
+    # Without its message, which may hold what somebody wrote (requirements R-LOG-04).
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    LOGGER.error("unexpected %s on the page\n%s", type(error).__name__, trace)
     return problem(
         HereticError(
             f"unexpected {type(error).__name__}", hint="This is a mistake of the program; see its log."

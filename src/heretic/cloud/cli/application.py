@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError
 
 from heretic.cli.flags import CommonFlags, split_flags
 from heretic.cli.rim import guarded
-from heretic.cloud.cli import fetch, instances, machine, market, observe, rent
+from heretic.cloud.cli import fetch, guarding, instances, machine, market, observe, rent
 from heretic.cloud.cli.context import FLAGS, CloudContext, World, hidden_secrets
 from heretic.cloud.cli.help import show_help
 from heretic.console import Console
@@ -40,7 +40,7 @@ def build_application() -> App:
         help_flags=["--help", "-h"],
         version_flags=[],
     )
-    for module in (market, rent, instances, machine, observe, fetch):
+    for module in (market, rent, instances, machine, observe, fetch, guarding):
         module.register(app)
     return app
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from heretic.cli.effects import Effect
-from heretic.cloud.cli.context import Injected, command
+from heretic.cloud.cli.context import CloudContext, Injected, command
 from heretic.cloud.cli.reach import reached, running_instance
 from heretic.cloud.fetching import choose_model, fetch, prepare, rsync_command
-from heretic.cloud.snapshot import look
+from heretic.cloud.snapshot import SavedModel, look
 from heretic.cloud.ssh import child_environment, needed_address, ssh_options, system_program
 from heretic.cloud.targets import parse_id
 from heretic.exceptions import ConfirmationRequiredError
@@ -47,7 +48,7 @@ def download(
     folder = Path(local_dir).expanduser() if local_dir else context.world.folder / configuration.models_dir
     with reached(context, instance, "download") as (found, remote, layout):
         seen = look(remote, layout, log_lines=1)
-        chosen = choose_model(seen.models, model)
+        chosen = choose_model(seen.models, model or _asked(context, seen.models))
     plan = prepare(chosen, folder, layout)
     words = rsync_command(plan, found, configuration, environ)
     if context.flags.dry_run:
@@ -63,6 +64,15 @@ def download(
     context.console.note(f"{found.title} goes on costing until: heretic-vast terminate {found.id}")
     context.console.next_command(f"heretic verify {path}")
     return 0
+
+
+def _asked(context: CloudContext, models: Sequence[SavedModel]) -> str | None:
+    """The name chosen at a terminal where several models are complete; None where there is nothing to ask."""
+    whole = [model for model in models if model.complete]
+    if len(whole) < 2 or not context.console.interactive:
+        return None
+    lines = [f"{model.name} ({model.bytes / 1e9:.2f} GB)" for model in whole]
+    return whole[context.console.choose("Which model?", lines, flag="its name")].name
 
 
 def connect(instance: str | None = None, *, context: Injected) -> int:

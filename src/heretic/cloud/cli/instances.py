@@ -41,7 +41,7 @@ def list_all(*, context: Injected) -> int:
     client, ledger, clock = context.client(), context.ledger(), context.world.clock
     try:
         listed = client.instances()
-        open_rentals = settle(client, ledger, clock)
+        open_rentals = settle(listed, ledger, clock)
     except ProviderError:
         _show_last_known(context)
         raise

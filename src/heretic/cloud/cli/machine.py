@@ -15,6 +15,7 @@ from heretic.cloud.cli.follow import Tail, follow_until_ended
 from heretic.cloud.cli.reach import reached
 from heretic.cloud.clock import utc
 from heretic.cloud.consent import Act, require_consent
+from heretic.cloud.discrepancies import guard_findings
 from heretic.cloud.errors import CloudError
 from heretic.cloud.guard import check_hours
 from heretic.cloud.jobs import Plan, check_flags, end, require_disk, start, study_name
@@ -68,12 +69,20 @@ def setup(instance: OptionalId = None, *, source: str | None = None, context: In
     with reached(context, instance, "setup") as (found, remote, _):
         context.standing = (f"{found.title} goes on running and costing; setup may be repeated.",)
         provision(remote, origin, plan, layout, context.console.note)
+        _warn_of_guard(context, found, look(remote, layout, log_lines=1))
         context.console.document(
             {"id": found.id, "version": __version__, "steps": [step.title for step in plan]}
         )
         context.console.result(f"{found.title} has heretic {__version__}, and its doctor found nothing wrong")
         context.console.next_command(f"heretic-vast run MODEL {found.id}")
     return 0
+
+
+def _warn_of_guard(context: CloudContext, found: Instance, snapshot: Snapshot) -> None:
+    """A lease that the machine cannot keep is said before hours are spent."""
+    rental = context.ledger().of(found)
+    for line in guard_findings(snapshot, rental is not None and rental.max_hours > 0):
+        context.console.warn(line, f"A second guard runs here: heretic-vast guard {found.id}")
 
 
 def run(

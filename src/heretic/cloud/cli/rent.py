@@ -87,7 +87,7 @@ def create(
     )
     keys = local_keys(configuration, context.world.environ)
     client = context.client()
-    existing = settle(client, context.ledger(), context.world.clock)
+    existing = settle(client.instances(), context.ledger(), context.world.clock)
     _refuse_doubt(existing, another)
     found = market_offers(context, replace(wanted, offer=offer))
     agreement = Agreement(
