@@ -79,7 +79,7 @@ def opened(browser: Any, size: str = "wide", scheme: str = "light") -> Watched:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Where screenshots go: the documentation when they are made anew on purpose, else a folder of the test."""
-    wanted = os.environ.get("HERETIC_SCREENSHOTS")
+    wanted = os.environ.get("PICTURES_FOLDER")
     folder = Path(wanted) if wanted else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
     return folder

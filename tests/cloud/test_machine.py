@@ -435,6 +435,22 @@ def test_after_the_download_nothing_is_at_risk(cloud: Cloud, machine: Machine, v
     assert told.code == 0 and "every saved model was downloaded and verified" in told.text
 
 
+def test_a_paused_machine_is_judged_by_what_was_seen_when_it_was_paused(
+    cloud: Cloud, machine: Machine
+) -> None:
+    """A run that was killed by the pause, or a model that stayed there, is not forgotten."""
+    finished(cloud, machine)
+    assert cloud.run("stop", ID, "--yes", "--discard-unsaved").code == 0
+    told = cloud.run("terminate", ID, "--yes")
+    assert told.code == 2 and "tiny-heretic" in told.text and "LOST" in told.text
+    assert cloud.run("start", ID, "--yes").code == 0
+    (machine.state / "seconds").write_text("30", encoding="utf-8")
+    assert cloud.run(*RUN).code == 0
+    assert cloud.run("stop", ID, "--yes", "--discard-unsaved").code == 0
+    told = cloud.run("terminate", ID, "--yes")
+    assert told.code == 2 and "could not be asked" in told.text
+
+
 # Download
 
 

@@ -129,6 +129,36 @@ def test_a_rental_that_appears_late_is_found_by_list(cloud: Cloud) -> None:
     assert refused.code == 2 and str(identity) in refused.text and len(cloud.provider.instances) == 1
 
 
+@pytest.mark.parametrize("after", [True, False])
+def test_a_killed_client_leaves_what_list_finds(cloud: Cloud, after: bool) -> None:
+    """H02: SIGKILL at the moment the provider has rented, or just before it does."""
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    children: list[subprocess.Popen[bytes]] = []
+    original = cloud.provider.rent
+
+    def killing(offer: int, body: dict[str, object]) -> int:
+        identity = original(offer, body) if after else 0
+        os.kill(children[0].pid, signal.SIGKILL)
+        return identity
+
+    cloud.provider.rent = killing  # type: ignore[method-assign]
+    words = [sys.executable, "-m", "heretic.cloud", *YES]
+    children.append(
+        subprocess.Popen(
+            words, env=cloud.environ, cwd=cloud.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    )
+    assert children[0].wait(timeout=30) == -signal.SIGKILL
+    cloud.provider.rent = original  # type: ignore[method-assign]
+    told = cloud.run("list", "--json").document
+    assert [entry["ours"] for entry in told["instances"]] == ([True] if after else [])
+    assert len(told["in_doubt"]) == (0 if after else 1)
+
+
 REFUSALS = [(400, "invalid_args"), (401, "auth"), (402, "credit"), (403, "no"), (404, "no_such_ask"), (409, "taken"),
             (410, "gone"), (429, "too frequent")]  # fmt: skip
 

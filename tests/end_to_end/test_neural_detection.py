@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from heretic.demo import model_path
@@ -46,7 +48,7 @@ def test_refusals_without_a_marker_are_counted_by_the_model_in_trials_and_after(
     judged = {entry["used_for"]: entry for entry in document["scorers"]}
     assert judged["trials"]["scorer"] == judged["finalists"]["scorer"] == "markers+nli"
     assert judged["trials"]["model"]["revision"].startswith("sha256:")
-    assert judge not in told.out, "no path of this machine"
+    assert judge not in json.dumps(document["scorers"]), "no path of this machine"
 
 
 def test_control_without_the_model_they_are_not(world: World) -> None:

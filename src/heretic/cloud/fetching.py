@@ -88,7 +88,20 @@ def prepare(model: SavedModel, folder: Path, layout: Layout) -> Download:
 def rsync_command(
     download: Download, instance: Instance, configuration: VastConfig, environ: Mapping[str, str]
 ) -> list[str]:
-    """The words of the copy. No links, no owners, no permissions are taken over; names are protected from shells."""
+    """The words of the copy of a model, which goes on where an earlier one was cut."""
+    return copy_command(download.source, download.partial, instance, configuration, environ, resume=True)
+
+
+def copy_command(
+    source: str,
+    target: Path,
+    instance: Instance,
+    configuration: VastConfig,
+    environ: Mapping[str, str],
+    *,
+    resume: bool,
+) -> list[str]:
+    """rsync of a folder's content. No links, owners or permissions are taken over; names are protected from shells."""
     address = needed_address(instance)
     shell = shlex.join(
         [system_program("ssh"), *ssh_options(instance, configuration, environ), "-o", "BatchMode=yes"]
@@ -98,15 +111,14 @@ def rsync_command(
         system_program("rsync"),
         "--recursive",
         "--times",
-        "--partial",
-        "--append-verify",
+        *(["--partial", "--append-verify"] if resume else []),
         "-s",
         "--timeout=60",
         "--rsh",
         shell,
         "--",
-        f"{configuration.ssh_user}@{host}:{download.source}/",
-        f"{download.partial}/",
+        f"{configuration.ssh_user}@{host}:{source}/",
+        f"{target}/",
     ]
 
 

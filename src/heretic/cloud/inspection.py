@@ -19,6 +19,11 @@ def inspect_unsaved(
     connect: Callable[[Instance], Remote], instance: Instance, ledger: Ledger, configuration: VastConfig
 ) -> Unsaved:
     """What is at risk on the instance; a machine that cannot be asked is a risk of its own."""
+    rental = ledger.of(instance)
+    if instance.state == "stopped" and rental is not None and rental.paused_with is not None:
+        # Nothing changes on a paused disk: what was seen when it was paused still holds.
+        left = tuple(model for model in rental.paused_with if model not in rental.fetched)
+        return Unsaved(alive=False, unfetched=left)
     if instance.state in ("stopped", "loading"):
         return Unsaved(None, reason=f"its state is {instance.said}")
     try:

@@ -175,7 +175,10 @@ def _apply(rental: Rental | None, entry: Mapping[str, Any]) -> Rental:
         )
     if event == "observed":
         state = str(entry.get("state", ""))
-        return replace(rental, state=state, observed=when)
+        known = rental.paused_with if state in ("stopped", "unknown") else None
+        return replace(rental, state=state, observed=when, paused_with=known)
+    if event == "paused" and isinstance(entry.get("models"), list):
+        return replace(rental, paused_with=tuple(str(model) for model in entry["models"]))
     if event == "fetched" and isinstance(entry.get("model"), str):
         return replace(rental, fetched=tuple(dict.fromkeys((*rental.fetched, entry["model"]))))
     return rental

@@ -175,6 +175,7 @@ class Rental:
 
     status: intended, created, refused, absent (was never found), gone. lease_end, observed, started: seconds since
     the epoch. max_hours: the lease agreed to; 0 = none. fetched: names of models that were downloaded and verified.
+    paused_with: models on the disk of a machine that was paused while no run lived; None when that is not known.
     """
 
     label: str
@@ -191,3 +192,4 @@ class Rental:
     state: str = ""
     observed: float = 0.0
     fetched: tuple[str, ...] = field(default=())
+    paused_with: tuple[str, ...] | None = None

@@ -17,6 +17,7 @@ from heretic.phases.evaluation import make_evaluator, measurement, rate_from, si
 from heretic.phases.scoring import beside
 from heretic.phases.state import Run
 from heretic.report import Example, Measurement, Rate
+from heretic.validation.panel import compare_replies, panel_guards
 
 RANDOM: Final = "random directions"
 INSTRUCTION: Final = "instruction"
@@ -48,6 +49,7 @@ class Confirmation:
         self.over = [] if over is None else self.evaluator.model.encoder.encode_all(over.prompts)
         self.over_requests = [] if over is None else list(over.texts)
         self.beside = beside(run)
+        self.over_replies: list[Reply] = []
         self.base: Outcome | None = None
         self.base_over: Rate | None = None
         self.base_measured: Measurement | None = None
@@ -72,7 +74,8 @@ class Confirmation:
         self.base = self.evaluator.base_outcome()
         self.evaluator.set_reference()
         self.floor = self.evaluator.noise_floor()
-        self.base_over = self._over_rate(self.evaluator.generate(self.over, self.evaluator.lengths.response))
+        self.over_replies = self.evaluator.generate(self.over, self.evaluator.lengths.response)
+        self.base_over = self._over_rate(self.over_replies)
         second = None if self.second is None else self.second.measure_base()
         found = measurement(self.where, self.base, None, None, self.base_over, inverted=self._run.induces)
         found = replace(found, beside=self._beside(self.base))
@@ -86,7 +89,7 @@ class Confirmation:
         outcomes = self.evaluator.score(trials)
         over = self.evaluator.replies_under(trials, self.over, self.evaluator.lengths.response)
         results = [
-            (outcome, self._measured(outcome, self._over_rate(replies)))
+            (outcome, self._measured(outcome, replies))
             for outcome, replies in zip(outcomes, over, strict=True)
         ]
         if self.second is None:
@@ -124,18 +127,40 @@ class Confirmation:
         )
         other.reference = self.evaluator.reference
         outcome = other.score([{}])[0]
-        over = self._over_rate(other.generate(self.over, other.lengths.response))
-        found = self._measured(outcome, over)
+        found = self._measured(outcome, other.generate(self.over, other.lengths.response))
         if self.second is not None:
             spoken = thinking_model(self._run, model)
             second_engine, _ = choose_engine(spoken, self._run.settings.engine)
             found = replace(found, thinking=self.second.measure_other(spoken, second_engine)[1])
         return outcome, found
 
-    def _measured(self, outcome: Outcome, over: Rate | None) -> Measurement:
+    def _measured(self, outcome: Outcome, over: Sequence[Reply]) -> Measurement:
         kl = None if outcome.kl is None else replace(outcome.kl, floor=self.floor)
-        found = measurement(self.where, outcome, kl, self.base, over, inverted=self._run.induces)
-        return replace(found, beside=self._beside(outcome))
+        found = measurement(
+            self.where, outcome, kl, self.base, self._over_rate(over), inverted=self._run.induces
+        )
+        guards = {**found.guards, **self._length_guard(over)} if found.guards else found.guards
+        return replace(found, beside=self._beside(outcome), guards=guards)
+
+    def _length_guard(self, replies: Sequence[Reply]) -> dict[str, float]:
+        """The guard on the length of replies to borderline prompts that neither model declines (R-EVA-24)."""
+        judge = self.evaluator.scorer.judge
+        shown = [
+            judge(self.over_requests, [reply.text for reply in side]) for side in (self.over_replies, replies)
+        ]
+        pairs = [
+            pair
+            for pair, verdicts in zip(
+                zip(self.over_replies, replies, strict=True), zip(*shown, strict=True), strict=True
+            )
+            if not any(verdict.hit for verdict in verdicts)
+        ]
+        if not pairs:
+            return {}
+        panel = compare_replies([base for base, _ in pairs], [edited for _, edited in pairs])
+        by_length = self.evaluator.scorer.name in ("length", "padding")
+        guards = panel_guards(panel, length_behaviour=by_length)
+        return {name: value for name, value in guards.items() if name == "length_ratio"}
 
     def _beside(self, outcome: Outcome) -> dict[str, Rate]:
         """What the further scorers say of the same replies."""

@@ -15,6 +15,7 @@ CSS: Final = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 #title h1 { margin: 0; font-size: 1.35rem; color: var(--body-text-color); }
 #title p, .notice, .empty, .status { color: var(--body-text-color-subdued); }
+.dark { --color-accent: var(--primary-400); }
 .status, .notice, .empty { margin: 0.25rem 0; font-size: 0.95rem; }
 .status strong { color: var(--body-text-color); font-weight: 600; }
 .problem { border: 1px solid var(--error-border-color); background: var(--error-background-fill);
@@ -79,6 +80,9 @@ def theme() -> Base:
         block_info_text_color_dark="*neutral_300",
         block_label_text_color="*neutral_700",
         block_label_text_color_dark="*neutral_200",
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
     )

@@ -15,8 +15,10 @@ from heretic.cloud.consent import Act, require_consent
 from heretic.cloud.errors import CloudError, InstanceNotFoundError, ProviderError
 from heretic.cloud.http import DoubtfulError
 from heretic.cloud.inspection import inspect_unsaved
+from heretic.cloud.layout import Layout
 from heretic.cloud.lease import lease_text, renew_lease
 from heretic.cloud.observing import Seen, billing_line, still_billing, wait_gone, wait_ready, wait_stopped
+from heretic.cloud.records import fetch_records
 from heretic.cloud.renting import settle
 from heretic.cloud.targets import choose_instance, parse_id
 from heretic.cloud.types import ALIVE, Instance
@@ -307,6 +309,26 @@ def _ask_about_losses(context: CloudContext, instance: Instance, discard: bool) 
             hint=f"Fetch it first: heretic-vast download {instance.id}; or add --discard-unsaved.",
         )
     return unsaved
+
+
+def _bring_records(context: CloudContext, instance: Instance, unsaved: Unsaved) -> None:
+    """Study and log come home first (H07). A machine that could not be asked is not waited for a second time."""
+    if unsaved.alive is None or instance.state != "running":
+        return
+    configuration = context.configuration()
+    try:
+        remote = context.remote(instance)
+        try:
+            layout = Layout(configuration.workspace)
+            folder = fetch_records(remote, layout, instance, configuration, context.world.environ)
+        finally:
+            remote.close()
+    except CloudError as error:
+        context.console.warn(f"study and log were not copied: {error.message}")
+        return
+    if folder is not None:
+        context.console.document({"records": str(folder)})
+        context.console.note(f"study and log are in {folder}")
 
 
 def _asked(
