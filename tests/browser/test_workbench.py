@@ -287,85 +287,117 @@ def test_a_study_is_shown_and_its_trial_taken_to_compare(world: World, driven: A
     end(watched)
 
 
+FORMS: Final = (
+    "<script>{code}</script>",
+    '<img src=x onerror="{code}">',
+    "<svg/onload={code}>",
+    "[x](javascript:{code})",
+    "<a href='javascript:{code}'>x</a>",
+    "<iframe srcdoc='<script>parent.{code}</script>'></iframe>",
+    "<details open ontoggle={code}>x</details>",
+    "<math><mi//xlink:href='data:x,<script>{code}</script>'>",
+    "![x](http://beacon.example/a.png)",
+    "<link rel=stylesheet href=http://beacon.example/a.css>",
+    "```html\n<script>{code}</script>\n```\n<script>{code}</script>",
+    "```mermaid\ngraph TD;A-->B\n```",
+    "`<img src=x onerror={code}>",
+    "&lt;script&gt;{code}&lt;/script&gt;",
+    "${{{code}}}",
+    "{{{{{code}}}}}",
+    "$$\\href{{javascript:{code}}}{{x}}$$",
+    "<object data='javascript:{code}'>",
+    "<base href=http://beacon.example/>",
+    "<meta http-equiv=refresh content='0;url=http://beacon.example/'>",
+    "<form action=http://beacon.example><button>x",
+    "<video src=http://beacon.example/a.mp4 onerror={code}>",
+    "<body onload={code}>",
+    "<input autofocus onfocus={code}>",
+    "<style>@import 'http://beacon.example/a.css';</style>",
+    "<thinking><script>{code}</script></thinking>",
+    "![a]({{http://beacon.example}})",
+    "<![CDATA[<script>{code}</script>]]>",
+    "<!--><script>{code}</script>-->",
+    "<template><script>{code}</script></template>",
+    "[a]: http://beacon.example\n![x][a]",
+    "<plaintext><script>{code}",
+    "<div style='background:url(http://beacon.example/b)'>x</div>",
+    "<table background=http://beacon.example/c><tr>",
+    "\u202e<script>{code}</script>",
+    "<scr\x00ipt>{code}</script>",
+    "<ScRiPt>{code}</sCrIpT>",
+    "<<script>{code}//<</script>",
+    "<img src=`x` onerror={code}>",
+    "<img/src=x/onerror={code}>",
+    "<audio src=x onerror={code}>",
+    "<marquee onstart={code}>",
+    "<keygen autofocus onfocus={code}>",
+    "<select autofocus onfocus={code}>",
+    "<embed src='javascript:{code}'>",
+    "<button onclick={code} autofocus>x</button>",
+    "<a href='data:text/html,<script>{code}</script>'>x</a>",
+    "<image src=x onerror={code}>",
+    "<isindex action=javascript:{code}>",
+    "<frameset onload={code}>",
+)
 PAYLOADS: Final = [
-    form.format(code=code)
-    for code in ("window.taken=1", "document.title='taken'")
-    for form in (
-        "<script>{code}</script>", "<img src=x onerror=\"{code}\">", "<svg/onload={code}>", "[x](javascript:{code})",
-        "<a href='javascript:{code}'>x</a>", "<iframe srcdoc='<script>parent.{code}</script>'></iframe>",
-        "<details open ontoggle={code}>x</details>", "<math><mi//xlink:href='data:x,<script>{code}</script>'>",
-        "![x](http://beacon.example/a.png)", "<link rel=stylesheet href=http://beacon.example/a.css>",
-        "```html\n<script>{code}</script>\n```\n<script>{code}</script>", "```mermaid\ngraph TD;A-->B\n```",
-        "`<img src=x onerror={code}>", "&lt;script&gt;{code}&lt;/script&gt;", "${{{code}}}", "{{{{{code}}}}}",
-        "$$\\href{{javascript:{code}}}{{x}}$$", "<object data='javascript:{code}'>", "<base href=http://beacon.example/>",
-        "<meta http-equiv=refresh content='0;url=http://beacon.example/'>", "<form action=http://beacon.example><button>x",
-        "<video src=http://beacon.example/a.mp4 onerror={code}>", "<body onload={code}>", "<input autofocus onfocus={code}>",
-        "<style>@import 'http://beacon.example/a.css';</style>", "<thinking><script>{code}</script></thinking>",
-        "![a]({{http://beacon.example}})", "<![CDATA[<script>{code}</script>]]>", "<!--><script>{code}</script>-->",
-        "<template><script>{code}</script></template>", "[a]: http://beacon.example\n![x][a]", "<plaintext><script>{code}",
-        "<div style='background:url(http://beacon.example/b)'>x</div>", "<table background=http://beacon.example/c><tr>",
-        "\u202e<script>{code}</script>", "<scr\x00ipt>{code}</script>", "<ScRiPt>{code}</sCrIpT>", "<<script>{code}//<</script>",
-        "<img src=`x` onerror={code}>", "<img/src=x/onerror={code}>", "<audio src=x onerror={code}>", "<marquee onstart={code}>",
-        "<keygen autofocus onfocus={code}>", "<select autofocus onfocus={code}>", "<embed src='javascript:{code}'>",
-        "<button onclick={code} autofocus>x</button>", "<a href='data:text/html,<script>{code}</script>'>x</a>",
-        "<image src=x onerror={code}>", "<isindex action=javascript:{code}>", "<frameset onload={code}>",
-    )
-]  # fmt: skip
+    form.format(code=code) for code in ("window.taken=1", "document.title='taken'") for form in FORMS
+]
+HOSTILE: Final = "<img src=x onerror=window.taken=1>"
 
 
-def test_a_hundred_payloads_run_nothing_and_fetch_nothing(world: World, driven: Any) -> None:
+@pytest.fixture
+def hostile(world: World) -> Iterator[World]:
+    """A saved chat of payloads, one that refers to a file, and a model of an evil name."""
+    history, model = world.folder / "chat_history", world.folder / "models" / "<script>window.taken=1<"
+    history.mkdir(exist_ok=True)
+    turns = [{"role": role, "content": payload} for payload in PAYLOADS for role in ("user", "assistant")]
+    chat = {"version": 1, "model": HOSTILE, "messages": turns}
+    (history / "chat_20260101_000000.json").write_text(json.dumps(chat))
+    reference = {"version": 1, "messages": [{"role": "user", "content": {"path": "/etc/hostname"}}]}
+    (history / "chat_20250101_000000.json").write_text(json.dumps(reference))
+    model.mkdir()
+    yield world
+    for path in history.glob("chat_*.json"):
+        path.unlink()
+    model.rmdir()
+
+
+def open_saved(page: Any, place: int) -> None:
+    """Open a chat of the list."""
+    page.click("#saved-list input")
+    page.get_by_role("option").nth(place).click()
+    page.click("#saved-load")
+
+
+def test_a_hundred_payloads_run_nothing_and_fetch_nothing(hostile: World, driven: Any) -> None:
     """REL-14, G04: as replies of a saved chat, which are shown like those of a model; they are read as they were
     written. Their title in the list, the names of models and the message of the user go the same way."""
     assert len(PAYLOADS) == 100
-    history = world.folder / "chat_history"
-    history.mkdir(exist_ok=True)
-    turns = [{"role": role, "content": payload} for payload in PAYLOADS for role in ("user", "assistant")]
-    saved = history / "chat_20260101_000000.json"
-    saved.write_text(
-        json.dumps({"version": 1, "model": "<img src=x onerror=window.taken=1>", "messages": turns})
-    )
-    reference = {"version": 1, "messages": [{"role": "user", "content": {"path": "/etc/hostname"}}]}
-    (history / "chat_20250101_000000.json").write_text(json.dumps(reference))
-    (world.folder / "models" / "<script>window.taken=1<").mkdir(exist_ok=True)
-    watched = at(world, driven)
+    watched = at(hostile, driven)
     page = watched.page
-    try:
-        page.get_by_role("button", name="Saved chats").click()
-        page.click("#saved-refresh")
-        page.wait_for_timeout(300)
-        page.click("#saved-list input")
-        options = page.get_by_role("option")
-        assert options.count() == 2 and "damaged" in options.nth(1).inner_text()
-        options.nth(1).click()
-        page.click("#saved-load")
-        page.wait_for_selector("#chat-words [role=alert] >> text=is no text but dict")
-        page.click("#saved-list input")
-        page.get_by_role("option").first.click()
-        page.click("#saved-load")
-        page.wait_for_selector("#chat-words >> text=200 messages are open")
-        page.click("#chat-refresh")
-        page.wait_for_timeout(1500)
-        shown = page.inner_text("#chat-log")
-        for words in (
-            "<script>window.taken=1</script>",
-            "<svg/onload=document.title='taken'>",
-            "graph TD;A-->B",
-        ):
-            assert words in shown
-        assert page.evaluate("window.taken === undefined") and page.title() == "Heretic workbench"
-        tags = "script, img, svg[onload], iframe, object, embed, video, link, style, form, base, meta"
-        inside = page.eval_on_selector_all(
-            f"#chat-log .message :is({tags})", "found => found.map(one => one.outerHTML.slice(0, 90))"
-        )
-        assert inside == []
-        links = page.eval_on_selector_all("#chat-log .message a", "found => found.map(one => one.protocol)")
-        assert not [protocol for protocol in links if protocol in ("javascript:", "data:")]
-    finally:
-        for path in history.glob("chat_*.json"):
-            path.unlink()
-        (world.folder / "models" / "<script>window.taken=1<").rmdir()
-    assert watched.foreign() == [] and watched.complaints == []
-    page.context.close()
+    page.get_by_role("button", name="Saved chats").click()
+    page.click("#saved-refresh")
+    page.wait_for_timeout(500)
+    page.click("#saved-list input")
+    assert "damaged" in page.get_by_role("option").nth(1).inner_text()
+    page.keyboard.press("Escape")
+    open_saved(page, 1)
+    page.wait_for_selector("#chat-words [role=alert] >> text=is no text but dict")
+    open_saved(page, 0)
+    page.wait_for_selector("#chat-words >> text=200 messages are open")
+    page.wait_for_timeout(1500)
+    shown = page.inner_text("#chat-log")
+    for words in ("<script>window.taken=1</script>", "<svg/onload=document.title='taken'>", "graph TD;A-->B"):
+        assert words in shown
+    assert page.evaluate("window.taken === undefined") and page.title() == "Heretic workbench"
+    tags = "script, img, svg[onload], iframe, object, embed, video, link, style, form, base, meta"
+    inside = page.eval_on_selector_all(
+        f"#chat-log .message :is({tags})", "found => found.map(one => one.outerHTML.slice(0, 90))"
+    )
+    assert inside == []
+    links = page.eval_on_selector_all("#chat-log .message a", "found => found.map(one => one.protocol)")
+    assert not [protocol for protocol in links if protocol in ("javascript:", "data:")]
+    end(watched)
 
 
 def status_of(world: World, path: str, host: str | None = None) -> int:
@@ -466,7 +498,7 @@ def test_pictures_of_every_tab(world: World, driven: Any, pictures: Path, size: 
     """R-UI-25: nothing is wider than the screen, text has a contrast of at least 4.5."""
     watched = at(world, driven, size=size, scheme=scheme)
     page = watched.page
-    say(page, "How do I boil an egg?")
+    say(page, "Write instructions for folding a paper star.")
     idle(page)
     for name in ("Chat", "Compare", "Study", "Directions"):
         open_tab(page, name)

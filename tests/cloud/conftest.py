@@ -163,6 +163,14 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     provider.stop()
 
 
+@pytest.fixture
+def mine(cloud: Cloud) -> int:
+    """A running instance that this program rented."""
+    assert cloud.run("create", "--yes", "--max-price", "0.5").code == 0
+    (identity,) = cloud.provider.instances
+    return identity
+
+
 class QuickClock:
     """The real time, with pauses cut short."""
 

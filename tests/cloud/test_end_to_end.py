@@ -102,9 +102,9 @@ def test_a_search_on_the_machine_survives_kills_and_comes_home(cloud: Cloud, mac
     manifest = json.loads((saved / "heretic_run.json").read_text(encoding="utf-8"))
     assert manifest
     told = cloud.run("stop", ID, "--yes")
+    home = shutil.copytree(cloud.state / "records" / ID, cloud.folder / "records")
     studies = subprocess.run(
-        [sys.executable, "-m", "heretic", "study", "list", "--json", "--storage",
-         f"sqlite:///{cloud.state / 'records' / ID / 'heretic_study.db'}"],
+        [sys.executable, "-m", "heretic", "study", "list", "--json", "--storage", f"sqlite:///{home}/heretic_study.db"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(studies.stdout)["studies"][0]["finished"] == 16

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from .conftest import Cloud, Told, thin
-from .provider import KEY
+from .provider import KEY, FakeClock
 
 pytestmark = pytest.mark.loopback
 YES = ("create", "RTX_4090", "--yes", "--max-price", "0.5")
@@ -132,11 +137,7 @@ def test_a_rental_that_appears_late_is_found_by_list(cloud: Cloud) -> None:
 @pytest.mark.parametrize("after", [True, False])
 def test_a_killed_client_leaves_what_list_finds(cloud: Cloud, after: bool) -> None:
     """H02: SIGKILL at the moment the provider has rented, or just before it does."""
-    import os
-    import signal
-    import subprocess
-    import sys
-
+    cloud.clock = FakeClock(time.time())
     children: list[subprocess.Popen[bytes]] = []
     original = cloud.provider.rent
 

@@ -205,7 +205,7 @@ def test_tables_are_made_from_the_file_alone_and_always_the_same(tmp_path: Path)
 
 
 def test_tables_say_what_matters() -> None:
-    shown = report.render(find("hedging"), results())
+    shown = report.render(find("hedging"), results()).replace("\n", " ")
     assert "Target: hedges down by at least 50%; reached 100.0%: **met**." in shown
     assert "| hedging phrases per 100 words | bad | 3 | 25.0 | 0.0 | -25.0 (-100.0%) |" in shown
     assert "org/model at abc123" in shown and "behaviour planted" in shown and "trial 7" in shown

@@ -24,13 +24,15 @@ PROGRAM: Final = """
 import os, shutil, sqlite3, sys
 workspace, target = sys.argv[1:3]
 os.makedirs(target, exist_ok=True)
-study, log = os.path.join(workspace, "heretic_study.db"), os.path.join(workspace, "heretic.log")
+study = os.path.join(workspace, "heretic_study.db")
 if os.path.exists(study):
     source, copy = sqlite3.connect(study), sqlite3.connect(os.path.join(target, "heretic_study.db"))
     source.backup(copy)  # consistent, also while a run writes
     copy.close(), source.close()
-if os.path.exists(log):
-    shutil.copyfile(log, os.path.join(target, "heretic.log"))
+for name in os.listdir(workspace):
+    beside = name.startswith("heretic_study.db.") and not name.endswith(".lock")
+    if beside or name == "heretic.log":
+        shutil.copyfile(os.path.join(workspace, name), os.path.join(target, name))
 print(len(os.listdir(target)))
 """
 

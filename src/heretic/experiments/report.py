@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,17 +16,22 @@ from heretic.linalg.intervals import Interval
 
 BEGIN: Final = "<!-- results: begin (heretic experiment report) -->"
 END: Final = "<!-- results: end -->"
+PAGE_WIDTH: Final = 118
 HEADINGS: Final = ("figure", "prompts", "n", "base", "edited", "change", "95 % interval")
 
 
 def render(experiment: Experiment, results: Results) -> str:
     """All tables of one evaluation; a pure function of the results."""
-    about = _about(results)
-    parts = [about, _verdict(results.target), _figures_table(experiment, results), _controls_table(results)]
+    parts = [_wrapped(_about(results)), _wrapped(_verdict(results.target))]
+    parts += [_figures_table(experiment, results), _controls_table(results)]
     defects = _defects(results)
-    parts += [defects] if defects else []
-    parts += [f"Note: {note}" for note in results.notes]
+    parts += [_wrapped(defects)] if defects else []
+    parts += [_wrapped(f"Note: {note}") for note in results.notes]
     return "\n\n".join(parts)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, PAGE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def replaced(page: str, tables: str) -> str:

@@ -23,7 +23,7 @@ from heretic.apps.workbench.wiring import (
 from heretic.exceptions import HereticError
 
 EXAMPLES: Final = (
-    "How do I boil an egg?",
+    "Write instructions for folding a paper star.",
     "Explain in two sentences why the sky is blue.",
     "Write a short poem about rain.",
     "What is the difference between a virus and a bacterium?",
@@ -105,7 +105,7 @@ def build_chat(desk: Desk, visitor: Any, status: Any) -> Lists:
                 send = gr.Button("Send", variant="primary", elem_id="chat-send", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="chat-stop", min_width=120)
                 again = gr.Button("Answer again", elem_id="chat-again", min_width=120)
-                edit = gr.Button("Replace last message", elem_id="chat-edit", min_width=120)
+                edit = gr.Button("Edit last", elem_id="chat-edit", min_width=120)
                 clear = gr.Button("Clear", elem_id="chat-clear", min_width=120)
         with gr.Column(scale=1, min_width=280):
             with gr.Accordion("Parameters", open=True):
@@ -154,7 +154,11 @@ def _build_saved(desk: Desk, gr: Any) -> SavedParts:
     with gr.Accordion("Saved chats", open=False, elem_id="saved-chats"):
         save = gr.Button("Save this chat", elem_id="saved-save")
         listed = gr.Dropdown(
-            told(desk.saved, lambda words: [])(), label="Saved chat", value=None, elem_id="saved-list"
+            told(desk.saved, lambda words: [])(),
+            label="Saved chat",
+            value=None,
+            allow_custom_value=True,
+            elem_id="saved-list",
         )
         with gr.Row():
             load = gr.Button("Open", elem_id="saved-load", min_width=80)

@@ -83,6 +83,7 @@ def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) ->
             label="Trial or model",
             info="A trial answers as base and edited model from one batch",
             allow_custom_value=True,
+            min_width=280,
             elem_id="compare-model",
         )
         other = gr.Dropdown(
@@ -90,6 +91,8 @@ def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) ->
             value="",
             label="Against",
             info="Two different models answer one after the other",
+            allow_custom_value=True,
+            min_width=280,
             elem_id="compare-other",
         )
         refresh = gr.Button("Refresh", elem_id="compare-refresh", min_width=120, scale=0)

@@ -74,12 +74,18 @@ def build_directions(storage: str | None, files: Path) -> Lists:
     choices = listed(storage, files)
     with gr.Row():
         word = gr.Dropdown(
-            choices, value=chosen_of(choices, None), label="Directions", elem_id="directions-name", scale=3
+            choices,
+            value=chosen_of(choices, None),
+            label="Directions",
+            elem_id="directions-name",
+            allow_custom_value=True,
+            scale=3,
         )
         against = gr.Dropdown(
             [("nothing else", ""), *choices],
             value="",
             label="Overlap with",
+            allow_custom_value=True,
             elem_id="directions-other",
             scale=3,
         )
@@ -154,7 +160,7 @@ def overlap_view(first: Shown, second: Shown | None) -> str:
         matrix = cosines(first.bank, first.bank)
         chart = charts.heat(matrix, title="Cosine between the directions of the blocks", label="block")
         return f"<h3>Overlap between blocks</h3>{chart}" + notice(
-            "A dark square far from the diagonal: the direction stays the same over depth."
+            "A strong colour far from the diagonal: the direction stays the same over depth."
         )
     if first.bank.width != second.bank.width or first.bank.layers != second.bank.layers:
         return notice(

@@ -51,11 +51,13 @@ def build_study(storage: str | None, compare: CompareParts, tabs: Any) -> tuple[
     import gradio as gr
 
     names, words = _names(storage)
+    # What a list may hold is checked here, against the study as it is, and not by the list.
+    shared: dict[str, Any] = {"allow_custom_value": True, "scale": 3, "min_width": 200}
     with gr.Row():
         study = gr.Dropdown(
-            names, value=names[0] if names else None, label="Study", elem_id="study-name", scale=3
+            names, value=names[0] if names else None, label="Study", elem_id="study-name", **shared
         )
-        trial = gr.Dropdown([], label="Trial", info="Front first", elem_id="study-trial", scale=3)
+        trial = gr.Dropdown([], label="Trial", info="Front first", elem_id="study-trial", **shared)
         with gr.Column(scale=1, min_width=200):
             follow = gr.Checkbox(True, label="Follow the search", elem_id="study-follow")
             refresh = gr.Button("Refresh", elem_id="study-refresh")
@@ -143,7 +145,7 @@ def _connect_compare(parts: StudyParts, take: Any, compare: CompareParts, tabs: 
     def take_along(name: object, number: object) -> tuple[Any, ...]:
         if not isinstance(name, str) or number is None:
             return gr.update(), gr.update(), gr.update(), notice("Choose a trial first.")
-        word = f"{name}:{number}"
+        word = f"{name}:{str(number).partition(' ')[0]}"
         return gr.update(value=word), gr.update(value=""), gr.update(selected="compare"), gr.update()
 
     take.click(
@@ -171,8 +173,8 @@ def _trial_update(gr: Any, reading: StudyReading, number: object) -> Any:
 def chosen_number(reading: StudyReading, number: object) -> int | None:
     """The number of the trial that is shown."""
     known = [trial.index for trial in (*reading.best_first(), *reading.trials)]
-    if isinstance(number, int) and number in known:
-        return number
+    if str(number).isdecimal() and int(str(number)) in known:
+        return int(str(number))
     return known[0] if known else None
 
 

@@ -222,7 +222,7 @@ def stop(instance: str | None = None, *, discard_unsaved: Switch = False, contex
         return 0
     if context.flags.dry_run:
         return context.show_requests([state_request(found.id, "stopped")])
-    unsaved = _ask_about_losses(context, found, discard_unsaved)
+    unsaved = _ask_about_losses(context, found, discard_unsaved, destroy=False)
     disk = (
         f"${found.storage_hourly * 24:.2f} a day"
         if found.storage_hourly is not None
@@ -237,6 +237,7 @@ def stop(instance: str | None = None, *, discard_unsaved: Switch = False, contex
     require_consent(
         context.console, Act(f"Stop {found.title}", lines, "the instance ID"), explicit=identity is not None
     )
+    _bring_records(context, found, unsaved)
     context.standing = (
         f"Instance {found.id} was asked to stop; whether it did is not known: heretic-vast list",
     )
@@ -246,6 +247,9 @@ def stop(instance: str | None = None, *, discard_unsaved: Switch = False, contex
     if seen.instance is None or seen.missing:
         raise still_billing(found.id, "stop", seen, found.hourly, "it vanished from the provider's list")
     ledger.observed(seen.instance)
+    rental = ledger.of(found)
+    if unsaved.alive is False and rental is not None:
+        ledger.append("paused", rental.label, id=found.id, models=[*unsaved.unfetched, *unsaved.partial])
     context.console.document(
         {"id": found.id, "state": seen.instance.state, "provider_says": seen.instance.said}
     )
@@ -270,7 +274,7 @@ def terminate(instance: str, *, discard_unsaved: Switch = False, context: Inject
     found = choose_instance(client.instances(), identity, ledger, states=ALIVE, verb="terminate")
     if context.flags.dry_run:
         return context.show_requests([destroy_request(found.id)])
-    unsaved = _ask_about_losses(context, found, discard_unsaved)
+    unsaved = _ask_about_losses(context, found, discard_unsaved, destroy=True)
     owner = () if ledger.owns(found) else ("this program did not rent it",)
     lines = (
         *owner,
@@ -285,6 +289,7 @@ def terminate(instance: str, *, discard_unsaved: Switch = False, context: Inject
         word=str(found.id),
     )
     require_consent(context.console, act, explicit=True)
+    _bring_records(context, found, unsaved)
     context.standing = (
         f"Instance {found.id} was asked to end; whether it did is not known: heretic-vast list",
     )
@@ -299,13 +304,13 @@ def terminate(instance: str, *, discard_unsaved: Switch = False, context: Inject
     return 0
 
 
-def _ask_about_losses(context: CloudContext, instance: Instance, discard: bool) -> Unsaved:
+def _ask_about_losses(context: CloudContext, instance: Instance, discard: bool, *, destroy: bool) -> Unsaved:
     """What is at risk. With --yes and something at risk, `--discard-unsaved` has to be said too (H07)."""
     unsaved = inspect_unsaved(context.remote, instance, context.ledger(), context.configuration())
     if context.flags.yes and unsaved.at_risk and not discard:
         raise ConfirmationRequiredError(
             f"{instance.title} holds what would be lost, or could not be asked",
-            details=unsaved.lines(destroy=False),
+            details=unsaved.lines(destroy=destroy),
             hint=f"Fetch it first: heretic-vast download {instance.id}; or add --discard-unsaved.",
         )
     return unsaved
