@@ -74,7 +74,7 @@ class Cloud:
     url: str
     environ: dict[str, str] = field(default_factory=dict)
     answering: bool = True
-    limits: Limits = field(default_factory=lambda: Limits(connect=1.0, read=0.25, total=0.4))
+    limits: Limits = field(default_factory=lambda: Limits(connect=2.0, read=0.5, total=0.8))
     said: list[str] = field(default_factory=list)
 
     @property

@@ -246,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         if kind.startswith("drop"):
             self.connection.close()
         elif kind.startswith("stall"):
-            time.sleep(0.5)
+            time.sleep(0.8)
         elif kind.startswith("trickle"):
             self._trickle()
         elif kind.startswith("text"):

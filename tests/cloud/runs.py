@@ -12,7 +12,7 @@ from .machine import Machine
 RUN = ("run", "tiny/model", "--weights-gb", "0.001")
 
 
-def wait_for(path: Path, seconds: float = 10.0) -> None:
+def wait_for(path: Path, seconds: float = 40.0) -> None:
     """Until a file is there."""
     end = time.monotonic() + seconds
     while not path.exists():

@@ -43,6 +43,8 @@ class Box:
 
     def start(self) -> None:
         """Start the container."""
+        # Written anew by the guard that lives: then it is seen by `guards` as well.
+        (self.state / "guard.state").unlink(missing_ok=True)
         subprocess.run(["bash", "-c", self.script], env=self.environ, check=True)
         wait(lambda: bool(self.word()))
         self.pids |= set(self.guards())
@@ -71,12 +73,14 @@ class Box:
         return found
 
     def end(self) -> None:
-        """The container is gone."""
-        for pid in self.guards():
-            os.kill(pid, signal.SIGKILL)
+        """The container is gone; a guard that was just being started too."""
+        for _ in range(3):
+            for pid in self.guards():
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
 
-def wait(condition: object, seconds: float = 5.0) -> None:
+def wait(condition: object, seconds: float = 20.0) -> None:
     """Until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
@@ -102,7 +106,7 @@ def test_the_machine_pauses_itself_when_the_lease_ends(cloud: Cloud, box) -> Non
     """No client is there. It asks with the key of the instance, and for this instance alone."""
     cloud.provider.instance(7001)
     cloud.provider.instance(42)
-    one = box(0.8 / 3600)
+    one = box(2.0 / 3600)
     one.start()
     assert one.word() == "armed" and cloud.provider.instances[7001]["cur_state"] == "running"
     wait(lambda: cloud.provider.instances[7001]["cur_state"] == "stopped")
@@ -175,7 +179,7 @@ def test_the_run_is_asked_to_save_by_its_recorded_process_alone(cloud: Cloud, bo
     start = Path(f"/proc/{ours.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19]
     (one.state / "run.json").write_text(json.dumps({"pid": ours.pid, "start": start}), encoding="utf-8")
     one.start()
-    assert ours.wait(timeout=5) == -signal.SIGTERM
+    assert ours.wait(timeout=20) == -signal.SIGTERM
     wait(lambda: cloud.provider.instances[7001]["cur_state"] == "stopped")
     (one.state / "run.json").write_text(json.dumps({"pid": other.pid, "start": "1"}), encoding="utf-8")
     time.sleep(0.5)

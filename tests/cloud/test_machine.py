@@ -11,9 +11,15 @@ import time
 import pytest
 
 from heretic.cloud.cli.machine import DESTRUCTIVE as DESTRUCTIVE_PATTERN
+from heretic.cloud.configuration import VastConfig
+from heretic.cloud.jobs import Plan, start
+from heretic.cloud.layout import Layout
+from heretic.cloud.ssh import open_connection, ssh_options
+from heretic.cloud.types import Address, Instance
 
 from .conftest import HF_TOKEN, Cloud, thin
 from .machine import Machine
+from .provider import KEY
 from .runs import RUN, alive, finished, wait_for
 
 pytestmark = pytest.mark.loopback
@@ -57,10 +63,19 @@ def test_exec_expands_on_the_machine(cloud: Cloud, machine: Machine) -> None:
     assert cloud.run("exec", "echo $HOME").out.strip() == str(machine.home)
 
 
+def test_output_of_a_machine_is_cleaned_of_the_key(cloud: Cloud, machine: Machine) -> None:
+    """I02: also of a key that came from `.env`, on the screen and in the document (`check_secrets`)."""
+    del cloud.environ["VAST_API_KEY"]
+    (cloud.folder / ".env").write_text(f"VAST_API_KEY={KEY}\n", encoding="utf-8")
+    for flags in ((), ("--json",)):
+        told = cloud.run("exec", f"printf {KEY[:6]}; sleep 0.2; echo {KEY[6:]}", *flags)
+        assert told.code == 0 and "[redacted]" in told.out
+
+
 def test_a_background_command_returns_at_once(cloud: Cloud, machine: Machine) -> None:
     begun = time.monotonic()
-    told = cloud.run("exec", "echo before; nohup sleep 3 &")
-    assert told.code == 0 and "before" in told.out and time.monotonic() - begun < 2.5
+    told = cloud.run("exec", "echo before; nohup sleep 9 &")
+    assert told.code == 0 and "before" in told.out and time.monotonic() - begun < 7
 
 
 def test_a_command_without_answer_is_not_called_done(cloud: Cloud, machine: Machine) -> None:
@@ -194,7 +209,7 @@ def test_run_starts_detached_with_the_agreed_words(cloud: Cloud, machine: Machin
 @pytest.mark.slow
 def test_the_run_outlives_the_connection(cloud: Cloud, machine: Machine) -> None:
     """H09: the server and every connection die; the run goes on, and the client finds it again."""
-    (machine.state / "seconds").write_text("1.5", encoding="utf-8")
+    (machine.state / "seconds").write_text("6", encoding="utf-8")
     assert cloud.run(*RUN).code == 0
     pid = json.loads((machine.state / "run.json").read_text(encoding="utf-8"))["pid"]
     machine.stop()
@@ -207,6 +222,17 @@ def test_the_run_outlives_the_connection(cloud: Cloud, machine: Machine) -> None
     assert told.code == 0 and "ended" in told.text and "status 0 (done)" in told.text
 
 
+def started_blindly(cloud: Cloud, machine: Machine) -> tuple[int, bool]:
+    """What the machine says to a start that nobody looked before."""
+    config = VastConfig.load(environ=cloud.environ, folder=cloud.folder)
+    instance = Instance(7001, "x", "running", "running", addresses=(Address("127.0.0.1", machine.port),))
+    remote = open_connection(instance, config, cloud.environ)
+    try:
+        return start(remote, Layout(str(machine.workspace)), Plan("other/model", "x", ()), None)
+    finally:
+        remote.close()
+
+
 def test_two_runs_never_live_at_once(cloud: Cloud, machine: Machine) -> None:
     (machine.state / "seconds").write_text("30", encoding="utf-8")
     assert cloud.run(*RUN).code == 0
@@ -214,18 +240,8 @@ def test_two_runs_never_live_at_once(cloud: Cloud, machine: Machine) -> None:
     assert again.code == 2 and "runs tiny/model already" in again.text
     assert cloud.run("run", "other/model", "--weights-gb", "0.001").code == 2
     # Without the look before it, the machine's own lock decides.
-    from heretic.cloud.configuration import VastConfig
-    from heretic.cloud.jobs import Plan, start
-    from heretic.cloud.layout import Layout
-    from heretic.cloud.ssh import open_connection
-    from heretic.cloud.types import Address, Instance
-
-    config = VastConfig.load(environ=cloud.environ, folder=cloud.folder)
-    instance = Instance(7001, "x", "running", "running", addresses=(Address("127.0.0.1", machine.port),))
-    remote = open_connection(instance, config, cloud.environ)
     pid = json.loads((machine.state / "run.json").read_text(encoding="utf-8"))["pid"]
-    assert start(remote, Layout(str(machine.workspace)), Plan("other/model", "x", ()), None) == (pid, False)
-    remote.close()
+    assert started_blindly(cloud, machine) == (pid, False)
     assert (machine.state / "arguments").read_text(encoding="utf-8").count("arguments:") == 1
 
 
@@ -239,6 +255,7 @@ def test_the_lock_outlives_the_supervisor(cloud: Cloud, machine: Machine) -> Non
     facts = json.loads((machine.state / "run.json").read_text(encoding="utf-8"))
     os.kill(facts["supervisor"], signal.SIGKILL)
     assert alive(facts["pid"]) and cloud.run(*RUN).code == 2
+    assert started_blindly(cloud, machine) == (facts["pid"], False)
 
 
 @pytest.mark.slow
@@ -341,10 +358,6 @@ def test_a_changed_host_key_is_refused_by_everything(cloud: Cloud, machine: Mach
         assert told.code == 1 and told.document["error"]["type"] == "HostKeyError", told.text
         assert "SHA256:" in told.text
     assert not (machine.home / "ran").exists()
-    from heretic.cloud.configuration import VastConfig
-    from heretic.cloud.ssh import ssh_options
-    from heretic.cloud.types import Address, Instance
-
     config = VastConfig.load(environ=cloud.environ, folder=cloud.folder)
     instance = Instance(7001, "x", "running", "running", addresses=(Address("127.0.0.1", machine.port),))
     import subprocess

@@ -288,6 +288,22 @@ def test_a_machine_of_ours_that_runs_is_said_first_and_stops_a_script(cloud: Clo
     assert cloud.run(*YES, "--another").code == 0 and len(cloud.provider.instances) == 2
 
 
+def test_a_machine_of_somebody_else_is_said_and_stops_nobody(cloud: Cloud) -> None:
+    cloud.provider.instance(42, "colleague")
+    assert "you have already: instance 42" in cloud.run("create").text
+    assert cloud.run(*YES).code == 0 and len(cloud.provider.instances) == 2
+
+
+def test_a_fresh_machine_that_the_list_does_not_show_stops_a_second_one(cloud: Cloud) -> None:
+    """The provider's list may lag behind its own answer."""
+    assert cloud.run(*YES).code == 0
+    cloud.provider.fault(
+        "GET", "/instances/", "text", body='{"instances": [], "total_instances": 0}', times=9
+    )
+    told = cloud.run(*YES)
+    assert told.code == 1 and "in doubt" in told.text and len(cloud.provider.instances) == 1
+
+
 BAD = [
     (("create", "RTX_9090"), "RTX_4090"),
     (("create", "RTX_4090", "0"), "1 to 8"),

@@ -19,7 +19,7 @@ def typed(cloud: Cloud, line: list[str], answer: str) -> tuple[int, str]:
     cloud.provider.loading_s = cloud.provider.stopping_s = 0.0
     environ = {**cloud.environ, "TERM": "dumb", "NO_COLOR": "1", "PROMPT_TOOLKIT_NO_CPR": "1"}
     child = pexpect.spawn(
-        sys.executable, ["-m", "heretic.cloud", *line], env=environ, cwd=str(cloud.folder), timeout=20,
+        sys.executable, ["-m", "heretic.cloud", *line], env=environ, cwd=str(cloud.folder), timeout=60,
         encoding="utf-8", dimensions=(60, 200),
     )  # fmt: skip
     child.expect("to go on")

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,19 +74,26 @@ def scene_chat() -> None:
     class Repeating:
         network = pico_model("qwen2", changes={"vocab_size": 320, "max_position_embeddings": 4096}).eval()
         tokenizer = byte_tokenizer()
-        word, step = "b ", 0
+        reply_prefix, has_edit, reader = "", True, None
+        words, step = ["b "], 0
 
         @contextmanager
         def edited(self, edit: bool) -> Iterator[None]:
-            self.word = "e " if edit else "b "
+            with self.under((float(edit),)):
+                yield
+
+        @contextmanager
+        def under(self, strengths: Sequence[float]) -> Iterator[None]:
+            self.words = ["e " if strength else "b " for strength in strengths]
             yield
 
         def answer(self, module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
             self.step += 1
             time.sleep(0.01)
-            text = self.word[self.step % 2]
             output[:] = 0.0
-            output[..., self.tokenizer(text, add_special_tokens=False)["input_ids"][0]] = 9.0
+            for row, word in enumerate(self.words):
+                token = self.tokenizer(word[self.step % 2], add_special_tokens=False)["input_ids"][0]
+                output[row, ..., token] = 9.0
             return output
 
     model = Repeating()
@@ -257,8 +264,8 @@ def test_chat_streams_compares_stops_and_leaves() -> None:
         child.expect("both models answer")
         child.expect("you>")
         child.send("hello\r")
-        child.expect("base> +b b b b")
-        child.expect("edited> +e e e e")
+        child.expect(r"\| base +\| edited, strength 1 +\|")
+        child.expect(r"\| (b )+b? *\| (e )+e? *\|")
         child.expect("you>")
         child.send("/compare\r")
         child.expect("one model answers")

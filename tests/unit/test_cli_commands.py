@@ -22,7 +22,9 @@ from heretic.study.types import FinishedTrial, Scores
 REQUIRED = (
     "run", "demo", "show-config", "inspect", "extract", "apply", "direction show", "direction compare",
     "direction combine", "evaluate", "study list", "study show", "study front", "study plot", "study delete",
-    "study unlock", "export", "verify", "reproduce", "worker", "chat", "ui", "experiment", "doctor", "report",
+    "study unlock", "export", "verify", "reproduce", "worker", "chat", "ui", "experiment list",
+    "experiment show", "experiment prepare", "experiment run", "experiment evaluate", "experiment report", "doctor",
+    "report",
 )  # fmt: skip
 
 

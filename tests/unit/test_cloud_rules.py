@@ -16,6 +16,8 @@ from heretic.cloud.disk import class_minimum_gb, disk_need, formula_gb
 from heretic.cloud.models import model_size, name_says, weight_bytes
 from heretic.cloud.needs import fitting_tiers, memory_needs
 from heretic.cloud.offers import RELAXED, Wanted, canonical, choose, filters, no_offer
+from heretic.cloud.parsing import addresses
+from heretic.cloud.targets import check_model
 from heretic.cloud.tiers import cost_table, find_tier, table
 from heretic.cloud.types import ModelSize, Offer
 from heretic.demo import model_path
@@ -249,3 +251,57 @@ def test_plans_name_the_precision_a_tier_holds() -> None:
     assert "RTX_4090" not in {tier.name for tier, _ in fitting_tiers(size(72.7, 145.4), TIERS, 1)}
     needs = memory_needs(size(7.6, 15.2))
     assert needs[16] > needs[8] > needs[4] > 7.6 / 2
+
+
+# The provider's answers
+
+
+HOSTS = [("ssh5.vast.ai", True), ("192.0.2.4", True), ("2001:db8::1", True), ("-oProxyCommand=x", False), ("", False),
+         ("a b", False), ("a;b", False), ("$(id)", False), ("x" * 300, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "plain"), HOSTS)
+def test_a_host_that_could_be_an_option_or_a_command_is_no_address(host: str, plain: bool) -> None:
+    """H10."""
+    found = addresses({"ssh_host": host, "ssh_port": 22})
+    assert bool(found) == plain
+
+
+def test_the_direct_address_comes_first_and_ports_are_checked() -> None:
+    raw = {"ssh_host": "ssh5.vast.ai", "ssh_port": 10022, "public_ipaddr": "192.0.2.4",
+           "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41022"}]}}  # fmt: skip
+    assert [(entry.kind, entry.port) for entry in addresses(raw)] == [("direct", 41022), ("proxy", 10022)]
+    assert [entry.kind for entry in addresses({**raw, "ports": {"22/tcp": [{"HostPort": "99999"}]}})] == [
+        "proxy"
+    ]
+    assert not addresses({"ssh_host": "x", "ssh_port": 0})
+
+
+@pytest.mark.parametrize("model", ["a/b", "Qwen/Qwen2.5-7B-Instruct", "x", "a_b/c.d-e"])
+def test_names_of_models_that_may_go_to_the_machine(model: str) -> None:
+    assert check_model(model) == model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "",
+        "-x",
+        "/abs",
+        "../x",
+        "a/../b",
+        "a/b/c",
+        "a b",
+        "a;b",
+        "$x",
+        "a\nb",
+        "\u00e9",
+        "a" * 501,
+        "a/",
+        "/a",
+        ".",
+    ],
+)
+def test_names_that_may_not(model: str) -> None:
+    with pytest.raises(ConfigurationError):
+        check_model(model)

@@ -14,6 +14,7 @@ from cyclopts import App
 from heretic.cli import (
     apply,
     direction,
+    experiment,
     export,
     extract,
     later,
@@ -70,6 +71,7 @@ def build_application() -> App:
         extract,
         apply,
         direction,
+        experiment,
         export,
         reproduce,
         talk,

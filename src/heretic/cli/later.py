@@ -12,10 +12,7 @@ from heretic.cli.context import Injected, Tokens
 from heretic.cli.effects import Effect, command
 from heretic.exceptions import ConfigurationError
 
-LATER: Final = (
-    ("ui", Effect.READ, "Browser page: chat, compare, monitor."),
-    ("experiment", Effect.WRITE_LOCAL, "Prepared experiments."),
-)
+LATER: Final = (("ui", Effect.READ, "Browser page: chat, compare, monitor."),)
 
 
 def register(app: App) -> None:

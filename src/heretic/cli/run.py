@@ -18,6 +18,7 @@ from heretic.cli.effects import EFFECTS, TAKES_SETTINGS, Effect, command
 from heretic.cli.models import show_findings
 from heretic.cli.signals import stop_on_signals
 from heretic.exceptions import ConfigurationError
+from heretic.experiments.catalogue import planted_settings
 from heretic.model.libraries import quick_imports
 from heretic.report import RunReport
 from heretic.report_view import FRONT_COLUMNS, FRONT_FIGURES, front_rows
@@ -102,19 +103,38 @@ def demo(*tokens: Tokens, out: str | None = None, ui: bool = False, context: Inj
             "the browser page is not available in this version", hint="Leave out --ui; 'heretic chat' works."
         )
     place = Path(tempfile.mkdtemp(prefix="heretic-"))
+    given = planted_behaviour(tokens)
     try:
-        words = [*demo_defaults(tokens, out or str(place / "demo-heretic"), context), *tokens]
+        words = [*demo_defaults(given, out or str(place / "demo-heretic"), context), *given]
         return _search([f"--model={model_path()}", *words], context)
     finally:
         with contextlib.suppress(OSError):  # it holds the saved model, or was not needed
             place.rmdir()
 
 
+PLANTED: Final = {"refusal": "demo", "verbosity": "demo-verbosity", "hedging": "demo-hedging"}
+"""Behaviours of the bundled model, by the name of what was planted into it."""
+
+
+def planted_behaviour(tokens: Sequence[str]) -> list[str]:
+    """The tokens with the pack of the bundled model in place of the behaviour that it stands for."""
+    found = list(tokens)
+    for number, token in enumerate(tokens):
+        flag, equals, value = token.partition("=")
+        if flag not in ("--behaviour", "--behavior"):
+            continue
+        if equals:
+            found[number] = f"{flag}={PLANTED.get(value, value)}"
+        elif number + 1 < len(tokens):
+            found[number + 1] = PLANTED.get(tokens[number + 1], tokens[number + 1])
+    return found
+
+
 def demo_defaults(tokens: Sequence[str], folder: str, context: Context) -> list[str]:
     """Flags for what the demo sets; what the user's own flags say wins, under every spelling of them."""
     asked = context.peek(tokens)
     said = {path for path, origin in asked.origins.items() if origin.layer == "command line"}
-    values = {**DEMO_DEFAULTS, "auto_select_path": folder}
+    values = {**DEMO_DEFAULTS, "auto_select_path": folder, **planted_settings(asked.settings.behaviour)}
     if "n_trials" in said:
         values["n_startup_trials"] = str(asked.settings.n_trials // 2)
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name not in said]

@@ -114,14 +114,14 @@ def state_of(raw: Mapping[str, Any]) -> State:
 def addresses(raw: Mapping[str, Any]) -> tuple[Address, ...]:
     """The ways to the SSH server, the direct one first."""
     found: list[Address] = []
-    public, ports = text(raw.get("public_ipaddr")), raw.get("ports")
+    public, ports = text(raw.get("public_ipaddr"), 0), raw.get("ports")
     if public and isinstance(ports, Mapping):
         mapped = ports.get("22/tcp")
         if isinstance(mapped, list) and mapped and isinstance(mapped[0], Mapping):
             port = whole(mapped[0].get("HostPort"))
             if 0 < port < 65536 and plain_host(public):
                 found.append(Address(public, port, kind="direct"))
-    host, port = text(raw.get("ssh_host")), whole(raw.get("ssh_port"))
+    host, port = text(raw.get("ssh_host"), 0), whole(raw.get("ssh_port"))
     if host and 0 < port < 65536 and plain_host(host):
         found.append(Address(host, port, kind="proxy"))
     return tuple(found)

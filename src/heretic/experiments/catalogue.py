@@ -77,7 +77,7 @@ GENTLE: Final = (
     ("search_space.min_weight", "[0.9, 1.0]"),
     ("search_space.min_weight_distance", "[0.9, 1.0]"),
 )
-"""In the demo model words and content trade off along the strength (docs/behaviours.md): a full removal leaves a third
+"""In the demo model words and answers trade off along the strength (docs/behaviours.md): a full removal leaves a third
 of the words and costs one answer in ten, because the objective sees length alone."""
 
 EXPERIMENTS: Final = (
@@ -115,6 +115,7 @@ EXPERIMENTS: Final = (
         tokens=200,
         target=Target("refusals", kind="at_most"),
         planted="demo",
+        planted_settings=(("n_trials", "40"), ("n_startup_trials", "20")),
     ),
     Experiment(
         name="code_verbosity",
@@ -167,3 +168,8 @@ def target_text(experiment: Experiment) -> str:
     if target.kind == "reduction":
         return f"{target.metric} down by at least {bound(experiment):.0%}{where}{kept}"
     return f"{target.metric} at most {bound(experiment):.0%}{where}{kept}"
+
+
+def planted_settings(pack: str) -> dict[str, str]:
+    """What runs on the bundled model state beside a pack of planted behaviour; empty for every other one."""
+    return next((dict(entry.planted_settings) for entry in EXPERIMENTS if entry.planted == pack), {})

@@ -82,48 +82,13 @@ def build_chat(desk: Desk, visitor: Any, status: Any) -> Lists:
     words = gr.HTML(notice("" if desk.choices() else NO_MODELS), elem_id="chat-words")
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
-            log = gr.Chatbot(
-                label="Conversation",
-                height=380,
-                placeholder=PLACEHOLDER,
-                sanitize_html=True,
-                latex_delimiters=[],
-                buttons=["copy", "copy_all"],
-                feedback_options=None,
-                allow_file_downloads=False,
-                elem_id="chat-log",
-            )
-            text = gr.Textbox(
-                label="Message",
-                placeholder="Enter sends, Shift+Enter makes a new line",
-                lines=1,
-                max_lines=8,
-                autofocus=True,
-                elem_id="chat-text",
-            )
-            with gr.Row():
-                send = gr.Button("Send", variant="primary", elem_id="chat-send", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="chat-stop", min_width=120)
-                again = gr.Button("Answer again", elem_id="chat-again", min_width=120)
-                edit = gr.Button("Edit last", elem_id="chat-edit", min_width=120)
-                clear = gr.Button("Clear", elem_id="chat-clear", min_width=120)
+            log, text, buttons = _build_talk(gr)
         with gr.Column(scale=1, min_width=280):
-            with gr.Accordion("Parameters", open=True):
-                system = gr.Textbox(label="System prompt", lines=2, max_lines=6, elem_id="chat-system")
-                temperature = gr.Slider(
-                    0, 2, 0.7, step=0.05, label="Temperature", info="0 always takes the most likely token"
-                )
-                tokens = gr.Slider(64, 2048, 512, step=64, label="Longest reply, tokens")
-                top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p")
-                strength = gr.Slider(
-                    0, 2, 1, step=0.05, label="Strength of the edit", info="For trials; 0 is the base model"
-                )
+            parameters = _build_parameters(gr)
             saved = _build_saved(desk, gr)
-    parts = ChatParts(
-        model, words, log, text, send, stop, system, temperature, top_p, tokens, strength, status
-    )
-    examples = _build_examples(gr)
-    _connect_replies(desk, visitor, parts, again, edit, clear, examples)
+    send, stop, *others = buttons
+    parts = ChatParts(model, words, log, text, send, stop, *parameters, status)
+    _connect_replies(desk, visitor, parts, others, _build_examples(gr))
     _connect_models(desk, parts, load, refresh)
     _connect_saved(desk, visitor, parts, saved)
 
@@ -134,6 +99,53 @@ def build_chat(desk: Desk, visitor: Any, status: Any) -> Lists:
 
     lists = told(look, lambda words: (gr.update(), gr.update(), words))
     return Lists(lists, [model], [model, saved.listed, words])
+
+
+def _build_talk(gr: Any) -> tuple[Any, Any, list[Any]]:
+    """The conversation, the message, and the buttons send, stop, again, edit, clear."""
+    log = gr.Chatbot(
+        label="Conversation",
+        height=380,
+        placeholder=PLACEHOLDER,
+        sanitize_html=True,
+        latex_delimiters=[],
+        buttons=["copy", "copy_all"],
+        feedback_options=None,
+        allow_file_downloads=False,
+        elem_id="chat-log",
+    )
+    text = gr.Textbox(
+        label="Message",
+        placeholder="Enter sends, Shift+Enter makes a new line",
+        lines=1,
+        max_lines=8,
+        autofocus=True,
+        elem_id="chat-text",
+    )
+    with gr.Row():
+        buttons = [
+            gr.Button("Send", variant="primary", elem_id="chat-send", min_width=120),
+            gr.Button("Stop", interactive=False, elem_id="chat-stop", min_width=120),
+            gr.Button("Answer again", elem_id="chat-again", min_width=120),
+            gr.Button("Edit last", elem_id="chat-edit", min_width=120),
+            gr.Button("Clear", elem_id="chat-clear", min_width=120),
+        ]
+    return log, text, buttons
+
+
+def _build_parameters(gr: Any) -> list[Any]:
+    """System prompt, temperature, top-p, length and strength, in the order of `ChatParts`."""
+    with gr.Accordion("Parameters", open=True):
+        system = gr.Textbox(label="System prompt", lines=2, max_lines=6, elem_id="chat-system")
+        temperature = gr.Slider(
+            0, 2, 0.7, step=0.05, label="Temperature", info="0 always takes the most likely token"
+        )
+        tokens = gr.Slider(64, 2048, 512, step=64, label="Longest reply, tokens")
+        top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p")
+        strength = gr.Slider(
+            0, 2, 1, step=0.05, label="Strength of the edit", info="For trials; 0 is the base model"
+        )
+    return [system, temperature, top_p, tokens, strength]
 
 
 @dataclass(slots=True, eq=False)
@@ -226,8 +238,9 @@ class Replies:
 
 
 def _connect_replies(
-    desk: Desk, visitor: Any, parts: ChatParts, again: Any, edit: Any, clear: Any, examples: Sequence[Any]
+    desk: Desk, visitor: Any, parts: ChatParts, buttons: Sequence[Any], examples: Sequence[Any]
 ) -> None:
+    again, edit, clear = buttons
     replies = Replies(desk)
     options = QUIET(concurrency_limit=REPLIES_AT_ONCE, concurrency_id="replies", trigger_mode="multiple")
     for trigger, text, act in (

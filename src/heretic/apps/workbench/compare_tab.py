@@ -76,27 +76,45 @@ def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) ->
 
     trials = trial_choices(storage)
     models = [*trials, *desk.choices()]
+    # What a list may hold is checked by the desk, and not by the list.
+    shared: dict[str, Any] = {"allow_custom_value": True, "min_width": 280}
     with gr.Row():
         model = gr.Dropdown(
             models,
             value=chosen_of(models, None),
             label="Trial or model",
             info="A trial answers as base and edited model from one batch",
-            allow_custom_value=True,
-            min_width=280,
             elem_id="compare-model",
+            **shared,
         )
         other = gr.Dropdown(
             [SAME, *models],
             value="",
             label="Against",
             info="Two different models answer one after the other",
-            allow_custom_value=True,
-            min_width=280,
             elem_id="compare-other",
+            **shared,
         )
         refresh = gr.Button("Refresh", elem_id="compare-refresh", min_width=120, scale=0)
     words = gr.HTML(notice("" if trials else NO_TRIALS), elem_id="compare-words")
+    logs, strengths = _build_sides(gr)
+    text, (send, stop, clear) = _build_message(gr)
+    readings = _build_readings(gr)
+    with gr.Accordion("Parameters", open=False):
+        system = gr.Textbox(label="System prompt", lines=2)
+        temperature = gr.Slider(
+            0, 2, 0, step=0.05, label="Temperature", info="At 0 both sides differ by the edit alone"
+        )
+        tokens = gr.Slider(64, 2048, 256, step=64, label="Longest reply, tokens")
+    parts = CompareParts(
+        model, other, words, logs, strengths, readings, text, send, stop, system, temperature, tokens, status
+    )
+    _connect(desk, visitor, parts, clear)
+    return parts, _connect_lists(desk, parts, refresh, storage)
+
+
+def _build_sides(gr: Any) -> tuple[list[Any], list[Any]]:
+    """The two conversations, each under its strength."""
     logs, strengths = [], []
     with gr.Row(equal_height=False):
         for number, side in enumerate(SIDES):
@@ -113,6 +131,11 @@ def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) ->
                     )
                 )
                 logs.append(_log(gr, side))
+    return logs, strengths
+
+
+def _build_message(gr: Any) -> tuple[Any, list[Any]]:
+    """The message and the buttons send, stop, clear."""
     text = gr.Textbox(
         label="Message to both",
         placeholder="Enter sends, Shift+Enter makes a new line",
@@ -121,21 +144,12 @@ def build_compare(desk: Desk, visitor: Any, status: Any, storage: str | None) ->
         elem_id="compare-text",
     )
     with gr.Row():
-        send = gr.Button("Send to both", variant="primary", elem_id="compare-send", min_width=120)
-        stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=120)
-        clear = gr.Button("Clear", elem_id="compare-clear", min_width=120)
-    readings = _build_readings(gr)
-    with gr.Accordion("Parameters", open=False):
-        system = gr.Textbox(label="System prompt", lines=2)
-        temperature = gr.Slider(
-            0, 2, 0, step=0.05, label="Temperature", info="At 0 both sides differ by the edit alone"
-        )
-        tokens = gr.Slider(64, 2048, 256, step=64, label="Longest reply, tokens")
-    parts = CompareParts(
-        model, other, words, logs, strengths, readings, text, send, stop, system, temperature, tokens, status
-    )
-    _connect(desk, visitor, parts, clear)
-    return parts, _connect_lists(desk, parts, refresh, storage)
+        buttons = [
+            gr.Button("Send to both", variant="primary", elem_id="compare-send", min_width=120),
+            gr.Button("Stop", interactive=False, elem_id="compare-stop", min_width=120),
+            gr.Button("Clear", elem_id="compare-clear", min_width=120),
+        ]
+    return text, buttons
 
 
 def _build_readings(gr: Any) -> list[Any]:

@@ -116,7 +116,7 @@ class Desk:
         visitor.session = session
         try:
             text, due = "", 0.0
-            yield View([bubbles(turns, "")], busy=True)
+            yield View([bubbles(turns, "")], self._waits(), busy=True)
             for piece in stream:
                 text += piece
                 if time.monotonic() >= due:
@@ -130,6 +130,14 @@ class Desk:
             visitor.session = None
         visitor.parameters, visitor.model = dict(session.parameters()), str(wishes.model)
         yield View([bubbles(visitor.chat)], notice(" ".join(notices)))
+
+    def _waits(self) -> str:
+        """Why nothing is written yet, where somebody else is being answered."""
+        return notice(
+            "Another reply is being written; this one waits for its end."
+            if self.manager.lock.locked()
+            else ""
+        )
 
     def _begun(
         self, visitor: Visitor, wishes: Wishes, messages: list[Message], notices: list[str]
@@ -248,7 +256,7 @@ class Desk:
         read: list[list[tuple[str, float | None]]] = [[], []]
         due = 0.0
         turns = [[*side, message] for side in visitor.sides]
-        yield View([bubbles(side, "") for side in turns], busy=True)
+        yield View([bubbles(side, "") for side in turns], self._waits(), busy=True)
         for piece in pieces:
             texts[piece.row] += piece.text
             read[piece.row].append((piece.text, piece.reading))

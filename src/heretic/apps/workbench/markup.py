@@ -14,6 +14,8 @@ from heretic.sanitise import printable
 
 FENCE: Final = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 SPECIAL: Final = re.compile(r"[<>&]")
+EMPTY: Final = "*(no text)*"
+"""In place of a reply that ended at once."""
 PICTURE: Final = re.compile(r"!(?=\[)")
 
 
@@ -66,7 +68,7 @@ def _escaped(text: str) -> str:
 
 def bubbles(messages: Sequence[Message], growing: str | None = None) -> list[dict[str, str]]:
     """A conversation for the chat component: contents are strings and nothing else."""
-    turns = [{"role": turn.role, "content": markdown_safe(turn.content)} for turn in messages]
+    turns = [{"role": turn.role, "content": markdown_safe(turn.content) or EMPTY} for turn in messages]
     if growing is not None:
         turns.append({"role": "assistant", "content": markdown_safe(growing) or "..."})
     return turns

@@ -30,6 +30,8 @@ from heretic.stop import interruptible
 
 LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 PORTS_TRIED: Final = 50
+PAGES_KEPT: Final = 32
+"""Open pages that the library remembers, the oldest are forgotten first: each holds about 1 MB of it."""
 LIBRARY_SETTINGS: Final = {
     # The library reads these when it is imported; nothing of its own leaves the machine.
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -213,7 +215,7 @@ def _launched(options: Options, folder: Path) -> Served:
         footer_links=[],
         allowed_paths=[],
         blocked_paths=["/"],
-        state_session_capacity=200,
+        state_session_capacity=PAGES_KEPT,
         app_kwargs={
             "middleware": [Middleware(Guard, hosts=allowed_hosts(options))],
             "docs_url": None,

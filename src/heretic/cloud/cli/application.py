@@ -51,23 +51,22 @@ def run_command_line(arguments: Sequence[str], world: World | None = None) -> in
     context = CloudContext(Console(json=json), CommonFlags(json=json), world=world or World())
 
     def action() -> int:
-        with hidden_secrets():
-            try:
-                return _prepared(arguments, context)
-            except CycloptsError as error:
-                raise ConfigurationError(
-                    str(error).strip() or "the command line cannot be read",
-                    hint="See: heretic-vast --help, or heretic-vast COMMAND --help",
-                ) from error
-            except KeyboardInterrupt:
-                raise InterruptedRunError(
-                    "interrupted; only the local command was stopped",
-                    details=context.standing
-                    or ("Nothing on the provider's side or the machine was changed by this.",),
-                    hint="See what runs and costs: heretic-vast list",
-                ) from None
+        try:
+            return _prepared(arguments, context)
+        except CycloptsError as error:
+            raise ConfigurationError(
+                str(error).strip() or "the command line cannot be read",
+                hint="See: heretic-vast --help, or heretic-vast COMMAND --help",
+            ) from error
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "interrupted; only the local command was stopped",
+                details=context.standing
+                or ("Nothing on the provider's side or the machine was changed by this.",),
+                hint="See what runs and costs: heretic-vast list",
+            ) from None
 
-    with hidden_secrets():
+    with hidden_secrets():  # also while an error is shown and the document is written
         return guarded(action, context)
 
 

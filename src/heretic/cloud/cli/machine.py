@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from cyclopts import App, Parameter
@@ -252,8 +253,29 @@ def execute(
             )
             require_consent(context.console, act, explicit=identity is not None)
         context.standing = (f"The command may go on on {found.title}; the machine goes on costing.",)
-        answer = remote.run(remote_text, timeout_s=timeout, on_output=context.console.stream)
+        lines = WholeLines(context.console.stream)
+        answer = remote.run(remote_text, timeout_s=timeout, on_output=lines.write)
+        lines.end()
     return _told(context, found, answer)
+
+
+class WholeLines:
+    """Hands on whole lines: a secret that is cut in two by the network would not be recognised."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._open = ""
+
+    def write(self, text: str) -> None:
+        """Take a piece."""
+        whole, newline, self._open = (self._open + text).rpartition("\n")
+        if newline:
+            self._show(f"{whole}\n")
+
+    def end(self) -> None:
+        """Show what has no line end."""
+        if self._open:
+            self._show(self._open)
 
 
 def shell_text(text: str) -> str:

@@ -87,14 +87,14 @@ def create(
     )
     keys = local_keys(configuration, context.world.environ)
     client = context.client()
-    existing = settle(client.instances(), context.ledger(), context.world.clock)
-    _refuse_doubt(existing, another)
+    listed = client.instances()
+    _refuse_doubt(settle(listed, context.ledger(), context.world.clock), another)
     found = market_offers(context, replace(wanted, offer=offer))
     agreement = Agreement(
         wanted.tier, found.offers[0], need.requested, wanted.max_price, chosen.max_hours, configuration.image,
         configuration.api_url, configuration.workspace,
     )  # fmt: skip
-    running = [seen for _, seen in existing if seen is not None and seen.state in ALIVE]
+    running = [entry for entry in listed if entry.state in ALIVE]
     if context.flags.dry_run:
         context.console.document({"offer": offer_document(agreement.offer, need.requested)})
         return context.show_requests([agreement.request("heretic-LABEL", configuration.api_version)])
@@ -128,7 +128,7 @@ def _checked(
 def _refuse_doubt(existing: Sequence[tuple[Rental, Instance | None]], another: bool) -> None:
     """A rental whose answer was lost a moment ago may still appear: renting again could pay twice."""
     for rental, seen in existing:
-        if seen is None and rental.id is None and not another:
+        if seen is None and not another:
             raise CloudError(
                 f"an earlier rental is in doubt: label {rental.label} is not in the provider's list yet",
                 hint="Wait a few minutes and look with 'heretic-vast list', or rent another with --another.",
@@ -138,11 +138,12 @@ def _refuse_doubt(existing: Sequence[tuple[Rental, Instance | None]], another: b
 def _consent(
     context: CloudContext, agreement: Agreement, need: DiskNeed, running: Sequence[Instance], chosen: Choices
 ) -> None:
-    if running and context.flags.yes and not chosen.another:
+    ours = [entry for entry in running if context.ledger().owns(entry)]
+    if ours and context.flags.yes and not chosen.another:
         raise ConfirmationRequiredError(
-            f"{running[0].title} exists already and costs money; --yes does not rent a second one",
-            hint=f"Use it ('heretic-vast setup {running[0].id}'), or add --another.",
-            details=tuple(f"{seen.title}: {billing_line(seen)}" for seen in running),
+            f"{ours[0].title} exists already and costs money; --yes does not rent a second one",
+            hint=f"Use it ('heretic-vast setup {ours[0].id}'), or add --another.",
+            details=tuple(f"{seen.title}: {billing_line(seen)}" for seen in ours),
         )
     title = f"Rent {agreement.offer.num_gpus} x {agreement.offer.gpu_name}, offer {agreement.offer.id}"
     act = Act(title, tuple(_terms(context, agreement, need, running)), "--max-price DOLLARS")
