@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -127,7 +128,7 @@ def toml_value(name: str, value: object) -> str:
     return _inline(schema.plain(value))
 
 
-def _inline(value: object) -> str:
+def _inline(value: Any) -> str:
     """One line: tables and lists of tables too, so that a line can be commented out."""
     import tomlkit
 

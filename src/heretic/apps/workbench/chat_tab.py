@@ -84,10 +84,12 @@ def build_chat(desk: Desk, visitor: Any, status: Any) -> Lists:
         with gr.Column(scale=3, min_width=320):
             log, text, buttons = _build_talk(gr)
         with gr.Column(scale=1, min_width=280):
-            parameters = _build_parameters(gr)
+            system, temperature, top_p, tokens, strength = _build_parameters(gr)
             saved = _build_saved(desk, gr)
     send, stop, *others = buttons
-    parts = ChatParts(model, words, log, text, send, stop, *parameters, status)
+    parts = ChatParts(
+        model, words, log, text, send, stop, system, temperature, top_p, tokens, strength, status
+    )
     _connect_replies(desk, visitor, parts, others, _build_examples(gr))
     _connect_models(desk, parts, load, refresh)
     _connect_saved(desk, visitor, parts, saved)
@@ -288,45 +290,52 @@ def _connect_models(desk: Desk, parts: ChatParts, load: Any, refresh: Any) -> No
     )
 
 
-def _connect_saved(desk: Desk, visitor: Any, parts: ChatParts, saved: SavedParts) -> None:
+def _listed(desk: Desk, name: object, words: str, *, asks: bool = False) -> tuple[Any, ...]:
+    """The list of saved chats as it is, `name` chosen; asks: the question before deleting stands open."""
     import gradio as gr
 
-    def listed(name: object, words: str, *, asks: bool = False) -> tuple[Any, ...]:
-        found = desk.saved()
-        kept = name if name in [entry for _, entry in found] else None
-        return gr.update(choices=found, value=kept), words, gr.update(visible=asks)
+    found = desk.saved()
+    kept = name if name in [entry for _, entry in found] else None
+    return gr.update(choices=found, value=kept), words, gr.update(visible=asks)
+
+
+def _taken_up(desk: Desk, visitor: Visitor, name: object) -> tuple[Any, ...]:
+    """A saved chat on the page, with its system prompt and parameters; words where it cannot be."""
+    import gradio as gr
+
+    try:
+        chat = desk.load(visitor, name)
+    except HereticError as error:
+        return (gr.update(), problem(error), *[gr.update()] * 4)
+    limits = {"temperature": (0.0, 2.0), "max_tokens": (64, 2048), "top_p": (0.05, 1.0)}
+    numbers = [
+        gr.update(value=min(high, max(low, chat.parameters[key]))) if key in chat.parameters else gr.update()
+        for key, (low, high) in limits.items()
+    ]
+    made_with = f", made with {chat.model}" if chat.model else ""
+    words = notice(f"{len(chat.messages)} messages are open{made_with}.")
+    return (bubbles(visitor.chat), words, chat.system_prompt, *numbers)
+
+
+def _connect_saved(desk: Desk, visitor: Any, parts: ChatParts, saved: SavedParts) -> None:
+    import gradio as gr
 
     def save(who: Visitor | None, system: str, word: object) -> tuple[Any, ...]:
         visitor = present(who)
         words = notice(desk.save(visitor, system, word))
-        return listed(visitor.saved, words)
+        return _listed(desk, visitor.saved, words)
 
-    def take_up(who: Visitor | None, name: object, system: str) -> tuple[Any, ...]:
-        visitor = present(who)
-        try:
-            chat = desk.load(visitor, name)
-        except HereticError as error:
-            return (gr.update(), problem(error), *[gr.update()] * 4)
-        limits = ((0.0, 2.0), (64, 2048), (0.05, 1.0))
-        names = ("temperature", "max_tokens", "top_p")
-        numbers = [
-            gr.update(value=min(high, max(low, chat.parameters[key])))
-            if key in chat.parameters
-            else gr.update()
-            for key, (low, high) in zip(names, limits, strict=True)
-        ]
-        made_with = f", made with {chat.model}" if chat.model else ""
-        words = notice(f"{len(chat.messages)} messages are open{made_with}.")
-        return (bubbles(visitor.chat), words, chat.system_prompt, *numbers)
+    def take_up(who: Visitor | None, name: object) -> tuple[Any, ...]:
+        return _taken_up(desk, present(who), name)
 
     def ask(name: object) -> tuple[Any, ...]:
         if not name:
-            return listed(name, notice("Choose a saved chat first."))
-        return listed(name, notice(""), asks=True)
+            return _listed(desk, name, notice("Choose a saved chat first."))
+        return _listed(desk, name, notice(""), asks=True)
 
     def remove(name: object) -> tuple[Any, ...]:
         desk.history.delete(name)  # type: ignore[arg-type]  # a client may send anything; it is looked up
-        return listed(None, notice("The saved chat is deleted."))
+        return _listed(desk, None, notice("The saved chat is deleted."))
 
     outputs = [saved.listed, parts.words, saved.question]
     quiet = QUIET(concurrency_limit=None)
@@ -336,19 +345,19 @@ def _connect_saved(desk: Desk, visitor: Any, parts: ChatParts, saved: SavedParts
 
     saved.save.click(told(save, otherwise), [visitor, parts.system, parts.model], outputs, **quiet)
     saved.refresh.click(
-        told(lambda name: listed(name, notice("")), otherwise), [saved.listed], outputs, **quiet
+        told(lambda name: _listed(desk, name, notice("")), otherwise), [saved.listed], outputs, **quiet
     )
     saved.delete.click(told(ask, otherwise), [saved.listed], outputs, **quiet)
     saved.sure.click(told(remove, otherwise), [saved.listed], outputs, **quiet)
     saved.keep.click(
-        told(lambda name: listed(name, notice("The chat is kept.")), otherwise),
+        told(lambda name: _listed(desk, name, notice("The chat is kept.")), otherwise),
         [saved.listed],
         outputs,
         **quiet,
     )
     saved.load.click(
         told(take_up, lambda words: (gr.update(), words, *[gr.update()] * 4)),
-        [visitor, saved.listed, parts.system],
+        [visitor, saved.listed],
         [parts.log, parts.words, parts.system, parts.temperature, parts.tokens, parts.top_p],
         **quiet,
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Final
 
@@ -59,22 +60,8 @@ def plan(
     size = measured_size(context, model, weights_gb)
     needs = memory_needs(size)
     here = local_gpus()
-    rows, documents = [], []
     hours = trials / trials_per_hour if trials_per_hour else None
-    for tier, precision in fitting_tiers(size, configuration.tiers, gpus):
-        need = disk_need(size, tier, gpus)
-        hourly = tier.max_price * gpus
-        total = f"{hourly * hours:.2f}" if hours else "-"
-        rows.append((tier.name, precision, need.requested, f"{hourly:.2f}", f"{hourly * 24:.2f}", total))
-        documents.append(
-            {
-                "tier": tier.name,
-                "precision": precision,
-                "disk_gb": need.requested,
-                "most_per_hour": hourly,
-                "expected_total": hourly * hours if hours else None,
-            }
-        )
+    rows, documents = _fitting(size, configuration.tiers, gpus, hours)
     local = _local_sentence(needs, here)
     context.console.document(
         {
@@ -106,6 +93,29 @@ def plan(
     )  # fmt: skip
     context.console.next_command(f"heretic-vast gpus {rows[0][0]} --model {model}")
     return 0
+
+
+def _fitting(
+    size: ModelSize, tiers: Mapping[str, Tier], gpus: int, hours: float | None
+) -> tuple[list[tuple[object, ...]], list[dict[str, object]]]:
+    """Rows and documents of the tiers that hold the model, with what they cost."""
+    rows: list[tuple[object, ...]] = []
+    documents: list[dict[str, object]] = []
+    for tier, precision in fitting_tiers(size, tiers, gpus):
+        need = disk_need(size, tier, gpus)
+        hourly = tier.max_price * gpus
+        total = f"{hourly * hours:.2f}" if hours else "-"
+        rows.append((tier.name, precision, need.requested, f"{hourly:.2f}", f"{hourly * 24:.2f}", total))
+        documents.append(
+            {
+                "tier": tier.name,
+                "precision": precision,
+                "disk_gb": need.requested,
+                "most_per_hour": hourly,
+                "expected_total": hourly * hours if hours else None,
+            }
+        )
+    return rows, documents
 
 
 def _local_sentence(needs: dict[int, float], here: list[float]) -> str:
