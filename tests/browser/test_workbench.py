@@ -288,7 +288,7 @@ def test_a_study_is_shown_and_its_trial_taken_to_compare(world: World, driven: A
     page.get_by_role("option").filter(has_text=re.compile(r"^\W*3")).first.click()
     page.wait_for_selector("#study-details >> text=Trial 3")
     page.click("#study-take")
-    page.wait_for_function("() => document.querySelector('#compare-model input').value.includes('3')")
+    page.wait_for_function("() => document.querySelector('#compare-model input')?.value.includes('3')")
     tab(page, "Directions")
     page.wait_for_selector("#directions-overlap rect")
     assert page.locator("#directions-bank svg.chart").count() == 2

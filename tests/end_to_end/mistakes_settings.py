@@ -153,9 +153,9 @@ SETTINGS = (
     Mistake(
         "default switched on explicitly",
         base_run("--use-neural-refusal-detection=true"),
-        2,
-        "ConfigurationError",
-        ["use_neural_refusal_detection", "not available"],
+        1,
+        "NetworkError",
+        ["bart-large-mnli", "--no-use-neural-refusal-detection"],
     ),
     Mistake(
         "export format of a later version",

@@ -43,7 +43,9 @@ def test_demo_runs_offline_without_a_home_and_its_output_verifies(
     )
     assert ended.returncode == 0, ended.stderr
     left = [path.name for path in tmp_path.iterdir() if not path.name.startswith("torch")]
-    assert left == ["edited"], "nothing but the output is left"
+    report = [name for name in left if name.startswith("validation_report_")]
+    assert sorted(left) == sorted(["edited", *report]), "nothing but the output and its report is left"
+    assert len(report) == 1
     checked = here("verify", str(tmp_path / "edited"), capture=capsys)
     assert checked.code == 0, checked.err
 

@@ -81,7 +81,8 @@ def test_the_network_is_left_before_the_end_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [OSError("x"), AssertionError("x"), KeyError("x"), ZeroDivisionError("x")]
+    "failure",
+    [OSError("x"), AssertionError("x"), KeyError("x"), ZeroDivisionError("x"), ImportError("x")],
 )
 def test_any_error_of_the_network_ends_the_stream_with_ours(failure: Exception) -> None:
     left: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,40 +158,36 @@ def test_a_model_without_edit_cannot_be_compared_with_itself(world: Path) -> Non
         session.strength = 2.1
 
 
-def test_what_a_study_cannot_give_is_said_in_words(world: Path, tmp_path: Path) -> None:
+def test_what_a_study_cannot_give_is_said_in_words(world: Path) -> None:
     storage = f"sqlite:///{world / 'study.db'}"
     with pytest.raises(ConfigurationError, match="no finished trial 99"):
         read_trial(storage, "heretic_study:99")
     with pytest.raises(StudyNotFoundError, match="no study"):
         read_trial(storage, "nobody:1")
     stored = read_trial(storage, "heretic_study:0")
-    object.__setattr__(stored, "model", "models/gone")
-    assert model_of(stored, world.parent) == "models/gone"  # it may be a Hub name
-    object.__setattr__(stored, "model", "./models/gone")
+    assert model_of(stored, world) == str(world / "models" / "demo-model")
+    assert model_of(replace(stored, model="models/gone"), world) == "models/gone"  # it may be a Hub name
     with pytest.raises(ModelNotFoundError, match="is not here"):
-        model_of(stored, world)
-    copy = tmp_path / "world"
-    shutil.copytree(world, copy)
-    weights = copy / "models" / "demo-model" / "model.safetensors"
+        model_of(replace(stored, model="./models/gone"), world)
+
+
+def test_the_trial_of_another_model_is_refused(world: Path, tmp_path: Path) -> None:
+    """One bit of one weight is enough. Control: a copy of the same model is taken."""
+    storage = f"sqlite:///{world / 'study.db'}"
+    copy = tmp_path / "model"
+    shutil.copytree(world / "models" / "demo-model", copy)
+    places = Places(tmp_path, storage=storage, trial_model=str(copy))
+    desk = ModelManager(places, offline=True)
+    with desk.alone():
+        assert desk.open("heretic_study:0").has_edit
+        desk.release()
+    weights = copy / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    desk = ModelManager(
-        Places(copy / "models", storage=f"sqlite:///{copy / 'study.db'}", base=copy), offline=True
-    )
-    object.__setattr__(stored, "model", str(copy / "models" / "demo-model"))
-    with desk.alone():
-        # The stored path is that of the first world, whose weights are whole.
-        assert desk.open("heretic_study:0").has_edit
-    shutil.copyfile(weights, world / "models" / "demo-model" / "model.safetensors")
-    try:
-        with pytest.raises(FingerprintMismatchError, match="not those"), desk.alone():
-            desk.release()
-            desk.open("heretic_study:0")
-    finally:
-        shutil.copyfile(
-            model_path() / "model.safetensors", world / "models" / "demo-model" / "model.safetensors"
-        )
+    with pytest.raises(FingerprintMismatchError, match="not those"), desk.alone():
+        desk.open("heretic_study:0")
+    assert not desk.state.ready
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])

@@ -135,7 +135,7 @@ def test_text_and_json_show_value_source_and_what_was_overridden(tmp_path: Path)
     text = render_show_config(resolved)
     (line,) = [line for line in text.splitlines() if line.strip().startswith("n_trials ")]
     assert line.split(maxsplit=1)[1] == "20  [--n-trials; overrides HERETIC_N_TRIALS 50]"
-    assert text.isascii() and "Degradations" in text
+    assert text.isascii() and "Degradations" not in text, "every default can be had"
     document = json.loads(render_show_config(resolved, "json"))
     assert document["settings"]["n_trials"]["overridden"][0] == {"source": "HERETIC_N_TRIALS", "value": 50}
     assert document["settings"]["n_startup_trials"]["source"] == "lowered to n_trials"

@@ -214,12 +214,14 @@ class Generation:
             thread.join(limit_s)
 
     def _produce(self, streamer: _Streamer, readings: list[float]) -> None:
-        ending = _End()
+        # What no clause below knows is a failure as well, and Python reports it with its traceback.
+        ending = _End(GenerationError("the reply ended in an unknown error", hint="The log may say more."))
         try:
             self._generate(streamer, readings)
+            ending = _End()
         except (HereticError, RuntimeError, MemoryError, LookupError, ArithmeticError) as error:
             ending = _End(error)
-        except (TypeError, ValueError, AttributeError, AssertionError, OSError) as error:
+        except (TypeError, ValueError, AttributeError, AssertionError, OSError, ImportError) as error:
             ending = _End(error)
         finally:
             # Before the end is told: who waits for it may start the next reply at once.

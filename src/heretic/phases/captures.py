@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -42,6 +42,10 @@ class Captures:
     keep: bool = False
     _residuals: dict[Sequences, Tensor] = field(default_factory=dict)
     _replies: dict[tuple[Sequences, int], list[Reply]] = field(default_factory=dict)
+
+    def afresh(self) -> Captures:
+        """The same without the residuals of before: for a model that is under edits now."""
+        return replace(self, keep=False, _residuals={})
 
     def residuals(self, prompts: Sequence[Prompt]) -> Tensor:
         """[n, L, d] float32 of the unedited model."""

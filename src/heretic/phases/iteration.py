@@ -79,7 +79,7 @@ def full_removal(work: Extraction, bank: DirectionBank, layer: int) -> Edits:
 def _next_component(
     work: Extraction, bank: DirectionBank, layer: int, least: float
 ) -> tuple[DirectionBank | None, str]:
-    captures = work.captures
+    captures = work.captures.afresh()
     with hooked(captures.model.network, full_removal(work, bank, layer)):
         again = Contrast(
             captures.residuals(work.bundle.bad.prompts), captures.residuals(work.bundle.good.prompts)

@@ -18,7 +18,7 @@ from heretic.phases.state import Baseline, Run
 from heretic.scorers import ReplyScorer, ScorerContext, build_scorer
 from heretic.scorers.combined import Combined, calibrated, neural_scorer
 from heretic.scorers.markers import MarkerScorer
-from heretic.scorers.text_model import JudgeIdentity
+from heretic.scorers.text_model import JudgeIdentity, find_text_model
 
 MEASURED_ALWAYS: Final = ("kl_divergence", "over_behaviour", "degeneration", "log_odds")
 """Names in `scorers` that judge no replies: they are figures of the engine or of the run."""
@@ -28,6 +28,15 @@ def reply_scorers(run: Run) -> tuple[ScorerSettings, ...]:
     """The configured scorers of replies, the objective first; the markers where none is named."""
     named = tuple(entry for entry in run.settings.scorers or () if entry.name not in MEASURED_ALWAYS)
     return named or (ScorerSettings(name="markers"),)
+
+
+def check_judging_model(run: Run) -> None:
+    """Find the files of a judging model that was asked for, before any weight is read (R-GEN-08)."""
+    settings, entry = run.settings, reply_scorers(run)[0]
+    asked = run.resolved.explicit & {"use_neural_refusal_detection", "neural_detection_model"}
+    wanted = entry.name == "markers" and settings.use_neural_refusal_detection and asked
+    if wanted and run.resolved.behaviour.header.labels.hypotheses:
+        find_text_model(settings.neural_detection_model, offline=settings.offline)
 
 
 def make_scorers(run: Run) -> None:

@@ -40,7 +40,7 @@ from heretic.phases.model_saving import chosen_folder
 from heretic.phases.odds import agreement
 from heretic.phases.optimization import run_optimization
 from heretic.phases.report_store import residual_view, store_residual_view
-from heretic.phases.scoring import calibrate
+from heretic.phases.scoring import calibrate, check_judging_model
 from heretic.phases.state import Baseline, Run
 from heretic.phases.throughput import require_fitting
 from heretic.phases.validation_base import check_validation
@@ -73,6 +73,7 @@ def preflight(run: Run) -> ModelSource:
     settings = run.settings
     with run.phase("preflight", "Checking model files, memory and disk") as phase:
         source = loading.find_model(settings)
+        check_judging_model(run)
         loading.check_memory(settings, source)
         if settings.auto_select:
             target = chosen_folder(run)

@@ -26,7 +26,7 @@ CSS: Final = """
   border-radius: var(--radius-md); }
 .scroll table { border-collapse: collapse; width: 100%; color: var(--body-text-color); font-size: 0.9rem; }
 .scroll caption { text-align: left; padding: 0.4rem 0.6rem; font-weight: 600; color: var(--body-text-color); }
-.scroll table, .scroll th, .scroll td { border: 0 solid var(--border-color-primary) !important; }
+.scroll :is(table, thead, tbody, tr, th, td) { border: 0 solid var(--border-color-primary) !important; }
 .scroll th, .scroll td { text-align: left; padding: 0.3rem 0.6rem; white-space: nowrap;
   border-top-width: 1px !important; }
 .scroll th { position: sticky; top: 0; background: var(--background-fill-secondary); }

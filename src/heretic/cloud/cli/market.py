@@ -85,7 +85,7 @@ def plan(
             f"no tier holds it on {gpus} GPU(s), not even at 4 bit; try --gpus {min(8, gpus * 2)}"
         )
         return 0
-    for line in disk_need(size, configuration.tiers[rows[0][0]], gpus).arithmetic:
+    for line in disk_need(size, configuration.tiers[str(rows[0][0])], gpus).arithmetic:
         context.console.detail(line)
     context.console.table(
         ("tier", "precision", "disk, GB", "at most $/h", "at most $/day", "expected $"), rows,
