@@ -24,7 +24,6 @@ from heretic.cli.application import build_application
 from heretic.cli.apply import split_files
 from heretic.cli.effects import TAKES_SETTINGS
 from heretic.cli.flags import SWITCHES, VALUES, split_flags
-from heretic.cli.later import LATER
 from heretic.config import help_table, resolve_settings
 from heretic.exceptions import ConfigurationError
 
@@ -97,9 +96,6 @@ def check(text: str, complete: bool, folder: Path) -> None:
     name = " ".join(
         next((path for path in known if tuple(words[: len(path)]) == path and len(path) > 1), words[:1])
     )
-    if name in {entry[0] for entry in LATER}:
-        assert not complete, f"{text} is not available in this version"
-        return
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     named = name if (name,) in known or tuple(name.split()) in known else "heretic"
     tokens = list(bound.arguments.get("tokens", ()))
@@ -129,7 +125,7 @@ def test_each_command_line_is_understood(
     "text",
     [
         "heretic MODEL --n-trails 5", "heretic export NAME --tral 1", "heretic extract MODEL", "heretic study frnt x",
-        "heretic apply MODEL --strength 1", "heretic apply MODEL a.direction.safetensors --strenth 1", "heretic ui",
+        "heretic apply MODEL --strength 1", "heretic apply MODEL a.direction.safetensors --strenth 1",
         "heretic MODEL --n-trials many", "heretic MODEL --strategy cubic",
     ],
 )  # fmt: skip

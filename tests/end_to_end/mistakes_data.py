@@ -223,7 +223,7 @@ PLACES = (
     ),
     Mistake("evaluate without a base", ["evaluate", "model"], 2, "ConfigurationError", ["--against"]),
     Mistake("chat without a terminal", ["chat", "model"], 2, "ConfirmationRequiredError", ["terminal"]),
-    Mistake("command of a later version", ["ui"], 2, "ConfigurationError", ["ui", "not available"]),
+    Mistake("page with half a login", ["ui", "--auth=me"], 2, "ConfigurationError", ["USER:PASS"]),
     Mistake("misspelt command", ["exprot", "mine"], 2, "ConfigurationError", ["exprot", "export"]),
     Mistake("inspect of nothing", ["inspect", "./nowhere"], 1, "ModelNotFoundError", ["./nowhere"]),
     Mistake(

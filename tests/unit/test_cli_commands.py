@@ -13,7 +13,6 @@ from cyclopts import App
 from heretic.cli.application import build_application, run_command_line
 from heretic.cli.effects import EFFECTS, TAKES_SETTINGS, Effect
 from heretic.cli.flags import HELP
-from heretic.cli.later import LATER
 from heretic.cli.study import nondominated
 from heretic.config import setting_names
 from heretic.study.state import open_study
@@ -64,14 +63,6 @@ def test_the_completeness_test_sees_an_undeclared_command() -> None:
     assert "sneaky" in set(commands(app)) - set(EFFECTS)
 
 
-@pytest.mark.parametrize("name", [entry[0] for entry in LATER] + ["study plot"])
-def test_commands_of_a_later_version_exist_and_refuse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command_line([*name.split(), "x", "--out", "y", "--json"]) == 2
-    document = json.loads(capsys.readouterr().out)
-    assert document["error"]["type"] == "ConfigurationError"
-    assert "not available in this version" in document["error"]["message"]
-
-
 def test_help_lists_commands_flags_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     """R-CLI-18: by group, with type, default and environment name; ASCII."""
     assert run_command_line(["--help"]) == 0
@@ -110,7 +101,6 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
         ("study unlock nope", "StudyNotFoundError"),
         ("export nope", "StudyNotFoundError"),
         ("export nope --trial best", "ConfigurationError"),
-        ("demo --ui", "ConfigurationError"),
         ("chat M", "ConfirmationRequiredError"),
         ("--log-level loud study list", "ConfigurationError"),
         ("--json=maybe", "ConfigurationError"),

@@ -186,7 +186,7 @@ def test_every_setting_is_described() -> None:
     assert [info.name for info in help_table()] == list(setting_names())
     assert describe("trust_remote_code").consent and describe("auth").secret
     assert describe("max_strength").affects_score and not describe("n_trials").affects_score
-    assert not describe("share").implemented and describe("racing").implemented
+    assert not describe("allow_pickle").implemented and describe("racing").implemented
 
 
 def test_the_tables_of_rules_name_real_settings() -> None:

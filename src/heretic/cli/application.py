@@ -17,7 +17,6 @@ from heretic.cli import (
     experiment,
     export,
     extract,
-    later,
     models,
     report,
     reproduce,
@@ -25,6 +24,7 @@ from heretic.cli import (
     settings,
     study,
     talk,
+    ui,
     worker,
 )
 from heretic.cli.context import Context
@@ -75,8 +75,8 @@ def build_application() -> App:
         export,
         reproduce,
         talk,
+        ui,
         worker,
-        later,
     ):
         module.register(app)
     app.register_install_completion_command(help="Install completion for the shell in use.")

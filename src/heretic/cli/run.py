@@ -13,6 +13,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
+from heretic.cli import ui as page
 from heretic.cli.context import Context, Injected, Tokens
 from heretic.cli.effects import EFFECTS, TAKES_SETTINGS, Effect, command
 from heretic.cli.models import show_findings
@@ -98,15 +99,13 @@ def demo(*tokens: Tokens, out: str | None = None, ui: bool = False, context: Inj
     """
     from heretic.demo import model_path
 
-    if ui:
-        raise ConfigurationError(
-            "the browser page is not available in this version", hint="Leave out --ui; 'heretic chat' works."
-        )
     place = Path(tempfile.mkdtemp(prefix="heretic-"))
     given = planted_behaviour(tokens)
     try:
-        words = [*demo_defaults(given, out or str(place / "demo-heretic"), context), *given]
-        return _search([f"--model={model_path()}", *words], context)
+        folder = out or str(place / "demo-heretic")
+        words = [*demo_defaults(given, folder, context), *given]
+        ended = _search([f"--model={model_path()}", *words], context)
+        return page.ui(f"--models-dir={Path(folder).parent}", context=context) if ui and not ended else ended
     finally:
         with contextlib.suppress(OSError):  # it holds the saved model, or was not needed
             place.rmdir()

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from heretic.cli.context import Context, Injected
 from heretic.cli.effects import Effect, command
-from heretic.cli.later import unavailable
+from heretic.cli.report import report
 from heretic.trial_display import figure_texts, rate_and_divergence
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def register(app: App) -> None:
     command(group, "front", Effect.READ)(front)
     command(group, "delete", Effect.DESTROY_LOCAL)(delete)
     command(group, "unlock", Effect.WRITE_LOCAL)(unlock)
-    command(group, "plot", Effect.WRITE_LOCAL)(unavailable("study plot", "Plots of a study."))
+    command(group, "plot", Effect.WRITE_LOCAL)(report)
 
 
 def list_all(*, storage: Storage = None, context: Injected) -> int:

@@ -27,11 +27,7 @@ UNAVAILABLE: Final = (
         "export_formats", "an export format other than weights", (("weights",), ("weights", "weights"))
     ),
     Unavailable("allow_pickle", "reading of pickled weights", (False,)),
-    Unavailable("share", "the browser UI", (False,)),
 )
-
-BROWSER_UI: Final = False
-"""Whether the Gradio application exists; its settings are read by nothing until then."""
 
 
 def unavailable(setting: str, value: object) -> Unavailable | None:

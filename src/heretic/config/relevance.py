@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from heretic.config import availability
 from heretic.config.settings import Settings
 
 
@@ -188,11 +187,6 @@ RULES: Final = (
         ("search_space.center",),
         lambda s: s.strategy == "oblique",
         "the strategy is not oblique",
-    ),
-    ReadWhen(
-        ("host", "port", "share", "auth", "models_dir"),
-        lambda _: availability.BROWSER_UI,
-        "the browser UI is not available in this version",
     ),
 )
 

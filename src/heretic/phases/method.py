@@ -19,6 +19,10 @@ from heretic.study.types import Dimension, Value
 ONE_DIRECTION: Final = ("single", "heads", "caa")
 
 
+CAUSAL_TOKENS: Final = 16
+"""Reply tokens on which candidates for the direction are compared: the search judges whole replies."""
+
+
 def captures_of(run: Run) -> Captures:
     """What the unedited model is asked, with the run's engine, scorer and lengths."""
     settings = run.settings
@@ -94,7 +98,13 @@ def _source_options(run: Run) -> SourceOptions:
         weight_components=settings.ensemble_weight_pca,
         floor=settings.min_probe_accuracy,
         shown=_shown(run),
+        base_rate=_base_rate(run),
     )
+
+
+def _base_rate(run: Run) -> float:
+    """How often the unedited model shows the behaviour on the bad evaluation prompts (`induce` counts elsewhere)."""
+    return 0.0 if run.baseline is None or run.induces else run.baseline.rate
 
 
 def _cost(run: Run) -> Callable[[Edits], float | None]:
@@ -110,7 +120,7 @@ def _shown(run: Run) -> Callable[[Sequence[Edits], Sequence[Prompt]], list[int]]
     def shown(trials: Sequence[Edits], prompts: Sequence[Prompt]) -> list[int]:
         assert run.evaluator is not None and run.model is not None and run.scorer is not None
         sequences = run.model.encoder.encode_all(prompts)
-        replies = run.evaluator.replies_under(trials, sequences, labelled_tokens(run))
+        replies = run.evaluator.replies_under(trials, sequences, min(CAUSAL_TOKENS, labelled_tokens(run)))
         requests = [prompt.text for prompt in prompts]
         verdicts = [run.scorer.judge(requests, [reply.text for reply in own]) for own in replies]
         return [sum(verdict.hit for verdict in own) for own in verdicts]

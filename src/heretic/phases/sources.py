@@ -37,7 +37,8 @@ Shown = Callable[[Sequence[Edits], Sequence[Prompt]], list[int]]
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """covector, probe, ensemble: whether each is a candidate. weight_probe, weight_components: shares of the ensemble.
-    floor: least held-out balanced accuracy of a probe. shown: measures the effect of an edit; None = no comparison."""
+    floor: least held-out balanced accuracy of a probe. shown: measures the effect of an edit; None = no comparison.
+    base_rate: of the behaviour on prompts of the same kind without an edit."""
 
     covector: bool = False
     probe: bool = False
@@ -46,6 +47,7 @@ class SourceOptions:
     weight_components: float = 0.3
     floor: float = 0.65
     shown: Shown | None = None
+    base_rate: float = 0.0
 
 
 def candidate_sources(work: Extraction, bank: DirectionBank, layer: int) -> Mapping[str, DirectionBank]:
@@ -114,14 +116,14 @@ def _surviving(
     work: Extraction, found: Mapping[str, DirectionBank], layer: int
 ) -> Mapping[str, DirectionBank]:
     """Without the candidates whose full removal leaves clearly more of the behaviour than that of the difference."""
-    shown = work.options.sources.shown
+    options = work.options.sources
+    shown = options.shown
     if shown is None:
         return found
     prompts = work.bundle.bad.prompts[:CAUSAL_PROMPTS]
-    before, *after = shown([{}, *(_removed(work, bank, layer) for bank in found.values())], prompts)
-    counts = dict(zip(found, after, strict=True))
-    work.notes["causal"] = {"layer": layer, "prompts": len(prompts), "before": before, "shown": counts}
-    _note_without_effect(work, before, counts, layer)
+    counts = dict(zip(found, shown([_removed(work, b, layer) for b in found.values()], prompts), strict=True))
+    work.notes["causal"] = {"layer": layer, "prompts": len(prompts), "shown": counts}
+    _note_without_effect(work, round(options.base_rate * len(prompts)), counts, layer)
     highest = wilson(counts["difference"], len(prompts)).high
     kept = {}
     for name, bank in found.items():
@@ -143,7 +145,7 @@ def _note_without_effect(work: Extraction, before: int, counts: Mapping[str, int
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         work.warnings.append(
             f"Not worth editing, as far as {total} prompts can tell: full removal of the direction of layer {layer} "
-            f"leaves the behaviour in as many replies as no edit does ({before} unedited; {found})."
+            f"leaves the behaviour in as many replies as no edit does ({before} expected; {found})."
         )
 
 

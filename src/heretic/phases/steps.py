@@ -275,6 +275,7 @@ def search(run: Run) -> StudyOutcome:
     assert study is not None
     for note in study.notes:
         run.console.note(note)
+    study.set_attribute("n_trials", settings.n_trials)
     already = len(study.finished_trials())
     if already:
         run.console.note(f"Study {study.name!r} goes on: {already} of {settings.n_trials} trials are done.")

@@ -237,31 +237,25 @@ def load_text_model(
     classifier, no safetensors, damaged), `ModelLoadError` (tensors missing), `UntrustedContentError` (code of its own),
     `TokenizationError`, `ConfigurationError` (name or device), `CUDAOutOfMemoryError`, `HostMemoryError`.
     """
-    from heretic.model.loading import load_tokenizer
-
     place = _device(device)
-    source, config = find_text_model(name, revision=revision, offline=offline)
-    try:
-        tokenizer = load_tokenizer(source)
-    except HereticError as error:
-        raise _of_the_judge(error) from error
+    source, config, tokenizer = find_text_model(name, revision=revision, offline=offline)
     return TextModel(source, _network(source, config, place), tokenizer, batch_size=batch_size)
 
 
 def find_text_model(
     name: str, *, revision: str | None = None, offline: bool = False
-) -> tuple[ModelSource, PretrainedConfig]:
+) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
     """The files of a text classifier, found or fetched, without reading its weights. Raises as `load_text_model`."""
-    from heretic.model.loading import load_config
+    from heretic.model.loading import load_config, load_tokenizer
     from heretic.model.source import locate
 
     try:
         source = locate(name, revision=revision, offline=offline)
         config = load_config(source)
         _require_classifier(source, config)
+        return source, config, load_tokenizer(source)
     except HereticError as error:
         raise _of_the_judge(error) from error
-    return source, config
 
 
 def _of_the_judge(error: HereticError) -> HereticError:
