@@ -36,7 +36,10 @@ class Server:
 
     def as_owner(self, *words: str) -> list[str]:
         """The command as a user other than root, which the server refuses to run as."""
-        return ["runuser", "-u", self.user, "--", *words] if os.getuid() == 0 else list(words)
+        if os.getuid():
+            return list(words)
+        found = shutil.which("runuser", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "runuser"
+        return [found, "-u", self.user, "--", *words]
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -334,7 +335,9 @@ def answers(guard: Guard, host: bytes, path: str = "/") -> tuple[int, dict[bytes
         return {"type": "http.request"}
 
     scope = {"type": "http", "path": path, "headers": [(b"host", host)]}
-    asyncio.run(guard(scope, receive, send))
+    # In a thread of its own: a browser of another test may keep a loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, guard(scope, receive, send)).result()
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(part.get("body", b"") for part in sent[1:])
 
 
